@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Set up a private environment and run a task in it: ``python3 dev.py TASK``. Standard library only.
+
+The environment is ``.venv`` beside this file. It is made on first use and brought up to date whenever
+``pyproject.toml`` or ``constraints.txt`` changed. Needs python3 (3.11 or newer) and pip 22.3 or newer; no ensurepip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
+STAMP = VENV / "certkv-installed"
+
+TASKS = {
+    "demo": "set up, then run certified attention on the bundled capture of a trained model",
+    "test": "set up, lint, type-check and run the test suite",
+    "lint": "ruff (lint and format) and mypy --strict",
+    "campaign": "random and adversarial head-steps, judged; arguments go to python -m certkv.proofs.campaign",
+    "setup": "only make or update the environment",
+}
+
+
+def die(message: str) -> None:
+    """Print one line and leave with exit code 2."""
+    print(f"dev.py: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def run(*command: str | Path) -> None:
+    """Run a command in the checkout; leave with its exit code if it fails."""
+    code = subprocess.call([str(part) for part in command], cwd=ROOT)
+    if code:
+        raise SystemExit(code)
+
+
+def wanted_state() -> str:
+    """Digest of everything that decides what is installed."""
+    digest = hashlib.sha256(str(ROOT).encode())
+    for name in ("pyproject.toml", "constraints.txt"):
+        digest.update((ROOT / name).read_bytes())
+    return digest.hexdigest()
+
+
+def set_up(extra: str) -> None:
+    """Create ``.venv`` and install certkv, editable, with the dependencies of ``extra`` ("" or "dev")."""
+    have = dict(line.split("=", 1) for line in STAMP.read_text().split()) if STAMP.exists() else {}
+    state = wanted_state()
+    if PYTHON.exists() and have.get(extra or "base", have.get("dev")) == state:
+        return
+    if sys.version_info < (3, 11):
+        die(f"certkv needs Python 3.11 or newer; this is {sys.version.split()[0]} ({sys.executable})")
+    probe = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, text=True, check=False)
+    if probe.returncode:
+        die(f"{sys.executable} has no pip; install it (on Debian: apt-get install python3-pip) and run this again")
+    version = tuple(int(part) for part in probe.stdout.split()[1].split(".")[:2])
+    if version < (22, 3):
+        die(f"pip {version[0]}.{version[1]} is too old; pip 22.3 or newer is needed")
+    print(f"setting up {VENV} ...", flush=True)
+    STAMP.unlink(missing_ok=True)  # an interrupted set-up is done again
+    venv.create(VENV, with_pip=False, clear=not PYTHON.exists())
+    target = f".[{extra}]" if extra else "."
+    pip = [sys.executable, "-m", "pip", "--python", PYTHON, "--disable-pip-version-check"]
+    run(*pip, "install", "-q", "-c", "constraints.txt", "-e", target)
+    STAMP.write_text("".join(f"{key}={state}\n" for key in ({"base", extra} - {""})))
+
+
+def lint() -> None:
+    """Lint, formatting and types."""
+    run(PYTHON, "-m", "ruff", "check", ".")
+    run(PYTHON, "-m", "ruff", "format", "--check", ".")
+    run(PYTHON, "-m", "mypy")
+
+
+def main() -> None:
+    """Parse the task and run it; further arguments go to the task's own command."""
+    lines = "\n".join(f"  {name:9} {what}" for name, what in TASKS.items())
+    parser = argparse.ArgumentParser(
+        description="Set-up and tasks of certkv.",
+        epilog=f"tasks:\n{lines}\n\nFurther arguments go to the task's command, e.g. dev.py test -k ladder",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("task", choices=sorted(TASKS), metavar="TASK")
+    arguments, rest = parser.parse_known_args()
+    task = arguments.task
+    set_up("dev" if task in ("test", "lint") else "")
+    if task == "demo":
+        run(PYTHON, "-m", "certkv.cli.main", "demo", *rest)
+    elif task == "campaign":
+        run(PYTHON, "-m", "certkv.proofs.campaign", *rest)
+    elif task == "lint":
+        lint()
+    elif task == "test":
+        if not rest:
+            lint()
+        run(PYTHON, "-m", "pytest", *(rest or ["-n", "auto", "-q"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The kernel library (torch, Triton). It imports no other part of certkv."""
