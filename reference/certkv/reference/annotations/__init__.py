@@ -1,0 +1,7 @@
+"""Annotations: numbers measured when a block is encoded, rounded outward, that certificates rest on."""
+
+from certkv.reference.annotations import keys, measure, values
+from certkv.reference.annotations.keys import KeyAnnotations, annotate_keys
+from certkv.reference.annotations.values import ValueAnnotations, annotate_values
+
+__all__ = ["KeyAnnotations", "ValueAnnotations", "annotate_keys", "annotate_values", "keys", "measure", "values"]
