@@ -1,0 +1,124 @@
+"""Is a certified output within its bound? Float64 decides where it can, enclosures decide the rest."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from certkv.reference.errors import SettingError, ShapeError
+from certkv.reference.exact.convert import to_float64
+from certkv.reference.exact.enclosure import Enclosure, distance, float_lb, float_ub
+from certkv.reference.exact.float64 import attention
+from certkv.reference.numbers import U, norm_lb, norm_ub
+from certkv.reference.numbers.types import AnyArray, FloatArray
+
+Enclosures = Literal["doubtful", "always"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known about one head's true error.
+
+    Attributes
+    ----------
+    error_lb, error_ub : float
+        Proved limits of the L2 distance between the output and the exact attention, in the units of v.
+    violated : bool
+        Whether the error provably exceeds the bound: ``error_lb > bound``.
+    judged_by : {"float64", "enclosure", "nothing to judge"}
+        The last where the bound is infinite or the output is not finite.
+    """
+
+    error_lb: float
+    error_ub: float
+    violated: bool
+    judged_by: str
+
+
+def judge(
+    output: AnyArray,
+    bound: AnyArray,
+    q: AnyArray,
+    k: AnyArray,
+    v: AnyArray,
+    scale: float,
+    enclosures: Enclosures = "doubtful",
+) -> list[Verdict]:
+    """Judge the outputs of the query heads that share one KV head at one step.
+
+    Parameters
+    ----------
+    output : float array [G, d]
+        Any type that float64 holds exactly.
+    bound : float array [G]
+        Claimed upper bounds of the error. NaN counts as infinite.
+    q, k, v : array [G, d_k], [N, d_k], [N, d]
+        The originals that these queries see (causal slicing is the caller's).
+    scale : float
+    enclosures : {"doubtful", "always"}
+        "doubtful": heads that float64 and its proved error cannot decide. "always": every head.
+
+    Returns
+    -------
+    list of Verdict, length G
+        An output that is not finite violates every finite bound and no infinite one.
+
+    Raises
+    ------
+    ShapeError, DTypeError, SettingError
+    NonFiniteError
+        Where an enclosure is needed and q, k or v is not finite.
+    """
+    if enclosures not in ("doubtful", "always"):
+        raise SettingError(f"enclosures={enclosures!r}; it must be 'doubtful' or 'always'")
+    if output.shape != (len(q), *v.shape[1:]) or bound.shape != (len(q),):
+        raise ShapeError(
+            f"output {output.shape} and bound {bound.shape} must be [G, d] and [G] for q {q.shape}, v {v.shape}"
+        )
+    outputs = to_float64("output", output)
+    bounds = [math.inf if math.isnan(b) else b for b in to_float64("bound", bound).tolist()]
+    verdicts = _by_float64(outputs, bounds, q, k, v, scale)
+    enclosure: Enclosure | None = None
+    for head, (row, claimed, verdict) in enumerate(zip(outputs, bounds, verdicts, strict=True)):
+        undecided = verdict is None or (enclosures == "always" and verdict.judged_by == "float64")
+        if undecided:
+            enclosure = enclosure or Enclosure(k, v)
+            verdicts[head] = _by_enclosure(row, claimed, q[head], enclosure, scale, float(np.max(norm_ub(v))))
+    return [verdict for verdict in verdicts if verdict is not None]
+
+
+def _by_float64(
+    outputs: FloatArray, bounds: list[float], q: AnyArray, k: AnyArray, v: AnyArray, scale: float
+) -> list[Verdict | None]:
+    """Verdicts of float64; None where it is in doubt."""
+    truth = attention(q, k, v, scale)
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = outputs - truth.output
+        # Each difference rounds once: |computed - exact| <= u |computed|.
+        apart = norm_ub(difference)
+        upper = np.where(apart > 0.0, (apart * (1.0 + 2.0 * U) + truth.error_ub) * (1.0 + 4.0 * U), truth.error_ub)
+        lower = np.maximum((norm_lb(difference) * (1.0 - 4.0 * U) - truth.error_ub) * (1.0 - 4.0 * U), 0.0)
+    finite = np.all(np.isfinite(outputs), axis=1)
+    verdicts: list[Verdict | None] = []
+    for ok, lb, ub, claimed in zip(finite, lower.tolist(), upper.tolist(), bounds, strict=True):
+        if not ok:
+            verdicts.append(Verdict(math.inf, math.inf, claimed < math.inf, "nothing to judge"))
+        elif lb > claimed or ub <= claimed:
+            verdicts.append(Verdict(lb, ub, lb > claimed, "float64"))
+        else:
+            verdicts.append(None)
+    return verdicts
+
+
+def _by_enclosure(
+    output: FloatArray, bound: float, q: AnyArray, enclosure: Enclosure, scale: float, largest_value: float
+) -> Verdict:
+    """Verdict of an enclosure whose radius is far below the bound (2^-24 of it) or, if that is 0, below the values."""
+    radius = 2.0**-24 * min(max(bound, 2.0**-64 * largest_value), largest_value)
+    error = distance(output, enclosure.attention(q, scale, radius))
+    lb, ub = float_lb(error), float_ub(error)
+    if math.isnan(lb) or math.isnan(ub):
+        lb, ub = 0.0, math.inf
+    return Verdict(max(lb, 0.0), ub, lb > bound, "enclosure")

@@ -1,0 +1,121 @@
+"""The judge calls a violation a violation, decides close calls by enclosure, and lets no NaN pass."""
+
+import math
+
+import numpy as np
+import pytest
+from certkv.reference.errors import DTypeError, NonFiniteError, SettingError, ShapeError
+from certkv.reference.exact import Enclosure, attention, distance, judge
+from certkv.reference.numbers.types import AnyArray
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+SCALE = 0.25
+
+
+def head(seed: int = 0, heads: int = 3, tokens: int = 20, dim: int = 8) -> tuple[AnyArray, AnyArray, AnyArray]:
+    rng = np.random.default_rng(seed)
+    q, k, v = (rng.standard_normal((n, dim)).astype(np.float16) for n in (heads, tokens, tokens))
+    return q, k, v
+
+
+def test_large_errors_are_settled_by_float64() -> None:
+    q, k, v = head()
+    output = attention(q, k, v, SCALE).output
+    output[:, 0] += 0.5
+    low = judge(output, np.full(3, 0.4), q, k, v, SCALE)
+    high = judge(output, np.full(3, 0.6), q, k, v, SCALE)
+    assert [x.violated for x in low] == [True] * 3
+    assert [x.violated for x in high] == [False] * 3
+    for verdict in low + high:
+        assert verdict.judged_by == "float64"
+        assert verdict.error_lb <= 0.5 <= verdict.error_ub
+        assert verdict.error_ub - verdict.error_lb < 1e-12
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), tokens=st.integers(2, 40), step=st.integers(-60, -30))
+def test_close_calls_are_settled_by_enclosures(seed: int, tokens: int, step: int) -> None:
+    """Bounds within 2^step of the true error: far inside float64's own error, decided correctly on both sides."""
+    q, k, v = head(seed, 1, tokens)
+    output = attention(q, k, v, SCALE).output
+    true = float(distance(output[0], Enclosure(k, v).attention(q[0], SCALE, 1e-40)))
+    if true < 1e-18:
+        return  # below 2^-24 * 2^-36 of itself nothing is asked of the judge
+    offset = max(2.0**step, 2.0**-20 * true)
+    below, above = np.array([max(true - offset, true / 2)]), np.array([true + offset])
+    assert judge(output, below, q, k, v, SCALE)[0].violated
+    verdict = judge(output, above, q, k, v, SCALE)[0]
+    assert not verdict.violated
+    assert verdict.judged_by == ("enclosure" if above[0] < attention(q, k, v, SCALE).error_ub[0] else "float64")
+    assert verdict.error_lb <= true * (1 + 1e-15)
+    assert verdict.error_ub >= true * (1 - 1e-15)
+
+
+def test_always_uses_enclosures_and_agrees() -> None:
+    q, k, v = head(2)
+    output = attention(q, k, v, SCALE).output + 1e-3
+    quick = judge(output, np.full(3, 1e-2), q, k, v, SCALE)
+    slow = judge(output, np.full(3, 1e-2), q, k, v, SCALE, enclosures="always")
+    assert {x.judged_by for x in quick} == {"float64"}
+    assert {x.judged_by for x in slow} == {"enclosure"}
+    for a, b in zip(quick, slow, strict=True):
+        assert a.error_lb <= b.error_ub
+        assert b.error_lb <= a.error_ub
+        assert b.error_ub - b.error_lb <= 1e-8 * b.error_ub  # the radius asked for: 2^-24 of the bound
+
+
+def test_the_bound_of_float64_itself_needs_no_enclosure() -> None:
+    q, k, v = head(4)
+    truth = attention(q, k, v, SCALE)
+    assert {x.judged_by for x in judge(truth.output, truth.error_ub, q, k, v, SCALE)} == {"float64"}
+
+
+def test_bound_zero_on_an_inexact_output_is_violated() -> None:
+    q, k, v = head(5)
+    output = attention(q, k, v, SCALE).output
+    assert all(x.violated for x in judge(output, np.zeros(3), q, k, v, SCALE))
+    # One token: the output is its value, exactly, and zero is a true bound.
+    assert not any(x.violated for x in judge(np.repeat(v[:1], 3, 0), np.zeros(3), q, k[:1], v[:1], SCALE))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("enclosures", ["doubtful", "always"])
+def test_an_output_that_is_not_finite(bad: float, enclosures: str) -> None:
+    q, k, v = head(6)
+    output = attention(q, k, v, SCALE).output
+    output[:, 3] = bad
+    verdicts = judge(output, np.array([1e300, np.inf, np.nan]), q, k, v, SCALE, enclosures)  # type: ignore[arg-type]
+    assert [x.violated for x in verdicts] == [True, False, False]
+    assert all(x.error_ub == math.inf for x in verdicts)
+
+
+def test_a_bound_that_is_nan_counts_as_infinite() -> None:
+    q, k, v = head(7)
+    verdicts = judge(np.zeros((3, 8)), np.array([np.nan, np.inf, 0.0]), q, k, v, SCALE)
+    assert [x.violated for x in verdicts] == [False, False, True]
+
+
+def test_a_negative_bound_is_violated() -> None:
+    q, k, v = head(8)
+    assert judge(np.repeat(v[:1], 3, 0), np.full(3, -1.0), q, k[:1], v[:1], SCALE)[0].violated
+
+
+def test_originals_that_are_not_finite_are_an_error() -> None:
+    q, k, v = head(9)
+    v[4, 2] = np.nan
+    with pytest.raises(NonFiniteError, match=r"v\[4, 2\]"):
+        judge(np.zeros((3, 8)), np.ones(3), q, k, v, SCALE)
+
+
+def test_refuses_wrong_input() -> None:
+    q, k, v = head(10)
+    good, bound = np.zeros((3, 8)), np.ones(3)
+    with pytest.raises(ShapeError):
+        judge(good[:2], bound, q, k, v, SCALE)
+    with pytest.raises(ShapeError):
+        judge(good, bound[:2], q, k, v, SCALE)
+    with pytest.raises(SettingError):
+        judge(good, bound, q, k, v, SCALE, enclosures="never")  # type: ignore[arg-type]
+    with pytest.raises(DTypeError):
+        judge(good.astype(np.int64), bound, q, k, v, SCALE)
