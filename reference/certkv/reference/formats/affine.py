@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from certkv.reference.numbers import FloatType, round_up
 
 AnyArray = npt.NDArray[Any]

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
 from certkv.reference.errors import DTypeError, NonFiniteError, SettingError, ShapeError
 from certkv.reference.numbers import BFLOAT16, FLOAT16, FloatType, float_type
 
@@ -159,7 +160,8 @@ def check_originals(x: AnyArray, kind: frozenset[str]) -> FloatType:
         raise DTypeError(f"originals are {ft.name}, but a cache stores float16 or bfloat16; round them first")
     if x.ndim < 2 or x.shape[-1] < 1 or x.shape[-2] < 1:
         raise ShapeError(f"originals have shape {x.shape}, but blocks are [..., B, d] with B >= 1 and d >= 1")
-    finite = np.isfinite(x)
+    with np.errstate(invalid="ignore"):  # looking at a signalling NaN
+        finite = np.isfinite(x)
     if not finite.all():
         position = tuple(int(i) for i in np.argwhere(~finite)[0])
         tensor = {frozenset({KEYS}): "k", frozenset({VALUES}): "v"}.get(kind, "x")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from certkv.reference.formats.affine import quantize, reconstruct, reconstruction_error
 from certkv.reference.formats.base import KEYS, VALUES, Encoded, check_originals
 from certkv.reference.formats.packing import pack4, packed_rows, unpack4

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from certkv.reference.formats.base import KEYS, VALUES, Encoded, check_originals
 
 AnyArray = npt.NDArray[Any]

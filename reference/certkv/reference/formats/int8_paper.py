@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from certkv.reference.formats.affine import HALF, extremes, reconstruct, reconstruction_error
 from certkv.reference.formats.base import KEYS, Encoded, check_originals
 

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+
 from certkv.reference.errors import InputError
 
 Float64Array = npt.NDArray[np.float64]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from certkv.reference.numbers.dtypes import FLOAT32, FloatType
 
 Float64Array = npt.NDArray[np.float64]
@@ -64,7 +65,8 @@ def next_up(y: AnyArray, ft: FloatType) -> AnyArray:
     magnitude = bits & ~sign
     # Where negative, magnitude >= 1 unless y is -0.0, whose successor is the smallest subnormal.
     up = np.where(magnitude == 0, one, np.where(negative, (bits - negative.astype(ft.bits_dtype)), bits + one))
-    stuck = np.isnan(values) | (np.isinf(values) & ~negative)
+    with np.errstate(invalid="ignore"):  # looking at a signalling NaN
+        stuck = np.isnan(values) | (np.isinf(values) & ~negative)
     return np.asarray(np.where(stuck, bits, up), dtype=ft.bits_dtype).view(ft.dtype)
 
 
