@@ -1,0 +1,195 @@
+"""One layer of one sequence: coded blocks, annotations, the tail, and the originals behind them."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+
+from certkv.reference.annotations import KeyAnnotations, ValueAnnotations, annotate_keys, annotate_values
+from certkv.reference.cache.checks import require_dtype, require_finite, require_shape
+from certkv.reference.cache.host import HostTier, Side
+from certkv.reference.cache.scratch import Scratch
+from certkv.reference.cache.view import View
+from certkv.reference.errors import InputError, SettingError
+from certkv.reference.formats import Encoded, Format, concatenate, key_format, value_format
+from certkv.reference.numbers.dtypes import BFLOAT16, FLOAT16, float_type
+from certkv.reference.numbers.types import AnyArray, FloatArray
+
+T = TypeVar("T")
+
+SIDES: tuple[Side, Side] = ("keys", "values")
+
+
+class Cache:
+    """A quantized KV cache with its originals, for one layer and one sequence.
+
+    Tokens enter the tail as originals. As soon as a block is full it is encoded, once, its annotations are measured
+    against what was stored, and its originals move to the host tier.
+
+    Parameters
+    ----------
+    kv_heads, head_dim : int
+    dtype : "float16", "bfloat16" or the NumPy dtype
+        Of the originals.
+    keys, values : str
+        Names of the formats.
+    block : int or None
+        Tokens per block; None for the default of the key format.
+    scratch_bytes : int
+        Size of the pool of recently fetched originals.
+
+    Raises
+    ------
+    SettingError
+        An unknown format, or a size below 1.
+    DTypeError
+        A dtype that is not 16 bits wide.
+    """
+
+    def __init__(
+        self,
+        *,
+        kv_heads: int,
+        head_dim: int,
+        dtype: object = "float16",
+        keys: str = "int8",
+        values: str = "int4-g32",
+        block: int | None = None,
+        scratch_bytes: int = 0,
+    ) -> None:
+        self._formats: dict[Side, Format] = {"keys": key_format(keys), "values": value_format(values)}
+        self.block = self._formats["keys"].default_block if block is None else block
+        for name, size in (("kv_heads", kv_heads), ("head_dim", head_dim), ("block", self.block)):
+            if size < 1:
+                raise SettingError(f"{name} is {size}; give at least 1")
+        if scratch_bytes < 0:
+            raise SettingError(f"scratch_bytes is {scratch_bytes}; give at least 0")
+        self.kv_heads = kv_heads
+        self.head_dim = head_dim
+        self.dtype = float_type(dtype).dtype
+        if self.dtype not in (FLOAT16.dtype, BFLOAT16.dtype):
+            raise SettingError(f"dtype is {self.dtype.name}; originals are float16 or bfloat16")
+        self._scratch_bytes = scratch_bytes
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every token, the anchor included."""
+        self.host = HostTier(self.kv_heads, self.block, self.head_dim, self.dtype)
+        self.scratch = Scratch(self.host, self._scratch_bytes)
+        self._encoded: dict[Side, Encoded | None] = {"keys": None, "values": None}
+        self._key_annotations: KeyAnnotations | None = None
+        self._value_annotations: ValueAnnotations | None = None
+        self._anchor: FloatArray | None = None
+        empty = np.empty((0, self.kv_heads, self.head_dim), self.dtype)
+        self._tail: dict[Side, AnyArray] = {"keys": empty, "values": empty.copy()}
+        self.blocks = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens held: full blocks and tail."""
+        return self.blocks * self.block + len(self._tail["keys"])
+
+    def append(self, k: AnyArray, v: AnyArray) -> None:
+        """Add tokens; every block that fills is encoded at once. On an error the cache is as it was.
+
+        Parameters
+        ----------
+        k, v : float16 or bfloat16 [tokens, kv_heads, head_dim]
+            Post-RoPE keys, and values.
+
+        Raises
+        ------
+        ShapeError, DTypeError, NonFiniteError
+        """
+        for name, array in (("k", k), ("v", v)):
+            require_shape(name, array, ("tokens", self.kv_heads, self.head_dim))
+            require_dtype(name, array, (self.dtype,))
+            require_finite(name, array)
+        require_shape("v", v, k.shape)
+        tail = {
+            "keys": np.concatenate([self._tail["keys"], k]),
+            "values": np.concatenate([self._tail["values"], v]),
+        }
+        full = len(tail["keys"]) // self.block
+        if full:
+            self._encode(self._as_blocks(tail["keys"], full), self._as_blocks(tail["values"], full))
+        for side in SIDES:
+            self._tail[side] = tail[side][full * self.block :]
+
+    def view(self, kv_head: int, position: int | None = None) -> View:
+        """Return one KV head as a query sees it.
+
+        Parameters
+        ----------
+        kv_head : int
+        position : int or None
+            Position of a causal query, which sees the tokens up to and including its own, in the state the cache
+            had then; None to see every token.
+
+        Raises
+        ------
+        InputError
+            A position that is not in the cache, or an empty cache.
+        """
+        if self.tokens == 0:
+            raise InputError("the cache is empty; append keys and values before decoding")
+        tokens = self.tokens if position is None else position + 1
+        if not 1 <= tokens <= self.tokens:
+            raise InputError(f"position {position} is outside the cache, which holds positions 0 to {self.tokens - 1}")
+        return View(self, kv_head, tokens // self.block, tokens)
+
+    def format(self, side: Side) -> Format:
+        """Return the format of one side."""
+        return self._formats[side]
+
+    def encoded(self, side: Side) -> Encoded:
+        """Codes and metadata of all full blocks, leading axes [blocks, kv_heads]."""
+        return self._held(self._encoded[side])
+
+    def key_annotations(self) -> KeyAnnotations:
+        """Annotations of the keys of all full blocks, arrays [blocks, kv_heads]."""
+        return self._held(self._key_annotations)
+
+    def value_annotations(self) -> ValueAnnotations:
+        """Annotations of the values of all full blocks, arrays [blocks, kv_heads]."""
+        return self._held(self._value_annotations)
+
+    def anchor(self) -> FloatArray:
+        """Return the mean value of the first full block, float64 [kv_heads, head_dim], fixed from then on."""
+        return self._held(self._anchor)
+
+    def tail(self, side: Side) -> AnyArray:
+        """Return the tokens that do not fill a block, [tail, kv_heads, head_dim]."""
+        return self._tail[side]
+
+    @staticmethod
+    def _held(part: T | None) -> T:
+        if part is None:
+            raise InputError("no block is full yet, so nothing is coded; append more tokens")
+        return part
+
+    def _as_blocks(self, tokens: AnyArray, full: int) -> AnyArray:
+        """[tokens, kv_heads, d] -> [full, kv_heads, block, d]."""
+        blocks = tokens[: full * self.block].reshape(full, self.block, self.kv_heads, self.head_dim)
+        return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3))
+
+    def _encode(self, k: AnyArray, v: AnyArray) -> None:
+        """Encode, measure and store full blocks, [full, kv_heads, block, d]."""
+        if self._anchor is None:
+            # any vector is a valid anchor; it is kept in FP32, and that stored vector is what is measured against
+            mean = v[0].astype(np.float64).mean(axis=1)
+            self._anchor = mean.astype(np.float32).astype(np.float64)
+        keys, values = self._formats["keys"].encode(k), self._formats["values"].encode(v)
+        key_annotations = annotate_keys(k, keys, self._formats["keys"])
+        anchor = np.broadcast_to(self._anchor, (len(v), *self._anchor.shape))
+        value_annotations = annotate_values(v, values, self._formats["values"], anchor)
+        if self.blocks:
+            keys = concatenate([self.encoded("keys"), keys])
+            values = concatenate([self.encoded("values"), values])
+            key_annotations = KeyAnnotations.concatenate([self.key_annotations(), key_annotations])
+            value_annotations = ValueAnnotations.concatenate([self.value_annotations(), value_annotations])
+        self._encoded = {"keys": keys, "values": values}
+        self._key_annotations, self._value_annotations = key_annotations, value_annotations
+        self.host.append(k, v)
+        self.blocks += len(k)

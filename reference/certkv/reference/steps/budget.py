@@ -1,0 +1,123 @@
+"""The step of `Budget`: promote until the bound fits, or compute the head from the originals."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from certkv.reference.ladder import Action, Observation, next_action
+from certkv.reference.numbers.types import BoolArray, FloatArray, IntArray
+from certkv.reference.policies import Budget
+from certkv.reference.selection import largest_until
+from certkv.reference.steps.attend import Attended, attend
+from certkv.reference.steps.certify import Certified, certify
+from certkv.reference.steps.claim import paper_claim
+from certkv.reference.steps.group import Group, Levels
+from certkv.reference.steps.originals import attend_originals
+from certkv.reference.steps.result import Result, certificate_of
+from certkv.reference.steps.tolerance import tolerance
+
+
+def run(group: Group, policy: Budget, out_dtype: np.dtype[np.generic]) -> Result:
+    """Attend, certify, refine; every head ends with ``bound <= tolerance`` or in rung 3.
+
+    Parameters
+    ----------
+    group : Group
+    policy : Budget
+    out_dtype : numpy dtype
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    HostMissingError
+        A head needs an original that is missing.
+    """
+    heads = len(group.q)
+    levels = Levels.coded(heads, group.view.blocks, group.pinned)
+    result = Result.blank(heads, group.q.shape[-1])
+    rows = np.arange(heads)
+    for round_ in range(policy.rounds + 1):
+        current = Levels(levels.keys[rows], levels.values[rows])
+        seen = attend(group, current, rows)
+        done = certify(group, current, rows, seen, out_dtype)
+        limit = tolerance(policy, group, seen, done.output)
+        if round_ == 0:
+            result.paper_bound[:] = paper_claim(group, current, seen)
+        actions = decide(done.bound.bound, limit, policy.rounds - round_)
+        accepted, from_originals, refine = (actions == a for a in (Action.ACCEPT, Action.EXACT_HEAD, Action.REFINE))
+        if accepted.any():
+            result.put(rows[accepted], _accept(group, current, rows, seen, done, limit, result, accepted))
+        if from_originals.any():
+            chosen = rows[from_originals]
+            claims = result.paper_bound[chosen]
+            exact = attend_originals(group, chosen, 3, limit[from_originals], claims, out_dtype)
+            result.put(chosen, exact)
+        if not refine.any():
+            break
+        keys, values = choose(group, current, rows, seen, done, limit)
+        rows, keys, values = rows[refine], keys[refine], values[refine]
+        levels.keys[rows] |= keys
+        levels.values[rows] |= values
+    return result
+
+
+def decide(bound: FloatArray, limit: FloatArray, rounds_left: int) -> np.ndarray[tuple[int], np.dtype[np.object_]]:
+    """Ask the ladder for every head."""
+    seen = (
+        Observation(bound=float(b), tolerance=float(t), rounds_left=rounds_left)
+        for b, t in zip(bound, limit, strict=True)
+    )
+    return np.array([next_action(observation) for observation in seen], dtype=object)
+
+
+def choose(
+    group: Group, levels: Levels, rows: IntArray, seen: Attended, done: Certified, limit: FloatArray
+) -> tuple[BoolArray, BoolArray]:
+    """Pick the fewest items (block, side) that should bring the bound under the limit.
+
+    The bound is at most the limit iff ``numerator - limit * denominator <= 0``. Promoting a block's keys takes its key
+    term off and gives ``limit * rho_b (1 - e^-Delta_b)`` back; promoting its values takes its value term off. Keys and
+    values of a block have the same size, so gain per byte is gain. A choice is a guess until it is certified anew.
+
+    Returns
+    -------
+    keys, values : bool [rows, blocks]
+    """
+    blocks = levels.keys.shape[1]
+    bound = done.bound
+    delta = group.delta_ub[rows]
+    restored = limit[:, None] * seen.mass[:, :-1] * -np.expm1(-delta)
+    key_gain = np.where(levels.keys, 0.0, bound.key_gain[:, :-1] + restored)
+    value_gain = np.where(levels.values, 0.0, bound.value_gain[:, :-1])
+    with np.errstate(invalid="ignore"):
+        numerator = bound.key_gain.sum(axis=-1) + bound.value_gain.sum(axis=-1)
+        need = numerator - limit * bound.denominator
+    marks = largest_until(np.concatenate([key_gain, value_gain], axis=-1), need)
+    return marks[:, :blocks] & ~levels.keys, marks[:, blocks:] & ~levels.values
+
+
+def _accept(
+    group: Group,
+    levels: Levels,
+    rows: IntArray,
+    seen: Attended,
+    done: Certified,
+    limit: FloatArray,
+    result: Result,
+    accepted: BoolArray,
+) -> Result:
+    """Assemble the result of the heads whose bound fits."""
+    rung = np.where(
+        levels.values[:, group.pinned :].any(axis=-1), 2, np.where(levels.keys[:, group.pinned :].any(axis=-1), 1, 0)
+    )
+    certificate = certificate_of(group, levels, done.bound, limit, rung)
+    kept = {name: getattr(certificate, name)[accepted] for name in certificate.__dataclass_fields__}
+    return Result(
+        done.output[accepted],
+        seen.lse[accepted],
+        type(certificate)(**kept),
+        result.paper_bound[rows[accepted]],
+    )

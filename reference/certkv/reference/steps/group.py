@@ -1,0 +1,152 @@
+"""The query heads that share one KV head, with everything a step may read for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from certkv.reference.annotations import KeyAnnotations, ValueAnnotations
+from certkv.reference.bounds import score_error
+from certkv.reference.cache import Side, View
+from certkv.reference.formats import step_per_channel
+from certkv.reference.numbers.types import BoolArray, FloatArray, IntArray
+
+
+def any_row(marks: BoolArray) -> BoolArray:
+    """Return the blocks that any row marks, [rows, blocks] -> [blocks]."""
+    return np.asarray(marks.any(axis=0))
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """Precision of each block for each head: True for original, False for coded.
+
+    Attributes
+    ----------
+    keys, values : bool [heads, blocks]
+    """
+
+    keys: BoolArray
+    values: BoolArray
+
+    @classmethod
+    def coded(cls, heads: int, blocks: int, pinned: int = 0) -> Levels:
+        """Everything coded but the first ``pinned`` blocks."""
+        levels = np.zeros((heads, blocks), np.bool_)
+        levels[:, :pinned] = True
+        return cls(levels, levels.copy())
+
+
+@dataclass(eq=False)
+class Group:
+    """Query heads of one KV head over one view of the cache.
+
+    Attributes
+    ----------
+    q : float64 [heads, head_dim]
+        Exact value of the queries.
+    heads : int64 [heads]
+        Their global indices.
+    scale : float
+    view : View
+    pinned : int
+        Number of leading blocks whose originals the policy keeps on the device (0 or 1).
+    """
+
+    q: FloatArray
+    heads: IntArray
+    scale: float
+    view: View
+    pinned: int = 0
+    coded_scores: FloatArray = field(init=False)
+    tail_scores: FloatArray = field(init=False)
+    coded_values: FloatArray = field(init=False)
+    tail_keys: FloatArray = field(init=False)
+    tail_values: FloatArray = field(init=False)
+    key_notes: KeyAnnotations | None = field(init=False, default=None)
+    value_notes: ValueAnnotations | None = field(init=False, default=None)
+    delta_ub: FloatArray = field(init=False)
+    _originals: dict[Side, FloatArray] = field(init=False, default_factory=dict)
+    _have: dict[Side, BoolArray] = field(init=False, default_factory=dict)
+    _exact_scores: FloatArray = field(init=False)
+
+    def __post_init__(self) -> None:
+        view, d = self.view, self.view.cache.head_dim
+        shape = (view.blocks, view.cache.block, d)
+        self.tail_keys, self.tail_values = view.tail_originals("keys"), view.tail_originals("values")
+        self.tail_scores = self.scores(self.tail_keys)
+        self.coded_values = np.empty(shape)
+        self.coded_scores = np.empty((len(self.q), *shape[:2]))
+        self.delta_ub = np.empty((len(self.q), view.blocks))
+        if view.blocks:
+            self.coded_scores = self.scores(view.decoded("keys"))
+            self.coded_values = view.decoded("values")
+            self.key_notes, self.value_notes = view.key_annotations(), view.value_annotations()
+            self.delta_ub = self._delta()
+        for side in ("keys", "values"):
+            self._originals[side] = np.full(shape, np.nan)
+            self._have[side] = np.zeros(view.blocks, np.bool_)
+        self._exact_scores = np.full(self.coded_scores.shape, np.nan)
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block's originals of one side."""
+        return self.view.cache.host.block_bytes
+
+    def scores(self, keys: FloatArray) -> FloatArray:
+        """``scale * (q . k)`` in float64: dot product first, then the scale.
+
+        Parameters
+        ----------
+        keys : float64 [..., head_dim]
+
+        Returns
+        -------
+        float64 [heads, ...]
+        """
+        dots = self.q @ keys.reshape(-1, keys.shape[-1]).T
+        return np.asarray(self.scale * dots.reshape(len(self.q), *keys.shape[:-1]))
+
+    def originals(self, side: Side, wanted: BoolArray) -> FloatArray:
+        """Make the originals of the wanted blocks available.
+
+        Parameters
+        ----------
+        side : {"keys", "values"}
+        wanted : bool [blocks]
+
+        Returns
+        -------
+        float64 [blocks, block, head_dim]
+            NaN in every block that no call has wanted.
+
+        Raises
+        ------
+        HostMissingError
+        """
+        new = wanted & ~self._have[side]
+        pinned = np.arange(len(new)) < self.pinned
+        for which, read in ((new & pinned, self.view.resident), (new & ~pinned, self.view.originals)):
+            blocks = np.flatnonzero(which)
+            if blocks.size:
+                self._originals[side][blocks] = read(side, blocks)
+        if side == "keys" and new.any():
+            self._exact_scores[:, new] = self.scores(self._originals["keys"][new])
+        self._have[side] |= wanted
+        return self._originals[side]
+
+    def exact_scores(self, wanted: BoolArray) -> FloatArray:
+        """Return scores from original keys, float64 [heads, blocks, block]; NaN where they were never wanted."""
+        self.originals("keys", wanted)
+        return self._exact_scores
+
+    def _delta(self) -> FloatArray:
+        """Bound each block's score error: the smaller of the L1 and the L2 form, both from measured residuals."""
+        notes = self.key_notes
+        if notes is None:
+            return self.delta_ub
+        step = step_per_channel(self.view.encoded("keys"))
+        l1 = score_error.measured_l1(self.scale, self.q, step, notes.relative_max_ub.astype(np.float64))
+        l2 = score_error.measured_l2(self.scale, self.q, notes.residual_norm_ub.astype(np.float64))
+        return np.asarray(np.fmin(l1, l2))
