@@ -6,13 +6,14 @@ import ml_dtypes
 import mpmath
 import numpy as np
 import pytest
+from flint import arb, ctx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from certkv.reference.errors import DTypeError, NonFiniteError, ShapeError
 from certkv.reference.exact import Enclosure, attention_enclosure, attention_mp, distance
 from certkv.reference.exact.enclosure import PRECISION, float_lb, float_ub, working_precision
 from certkv.reference.numbers.types import AnyArray
-from flint import arb, ctx
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 DTYPES = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
 

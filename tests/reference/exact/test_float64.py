@@ -3,14 +3,15 @@
 import ml_dtypes
 import numpy as np
 import pytest
+from flint import arb
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from certkv.reference.errors import DTypeError, ShapeError
 from certkv.reference.exact import Enclosure, ExactFloat64, attention, distance
 from certkv.reference.exact import float64 as module
 from certkv.reference.exact.enclosure import working_precision
 from certkv.reference.numbers.types import AnyArray
-from flint import arb
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 DTYPES = (np.float16, ml_dtypes.bfloat16, np.float32)
 

@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from certkv.reference.errors import DTypeError, NonFiniteError, SettingError, ShapeError
 from certkv.reference.exact import Enclosure, attention, distance, judge
 from certkv.reference.numbers.types import AnyArray
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SCALE = 0.25
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from certkv.reference.numbers.types import FloatArray
 
@@ -10,7 +11,7 @@ DECAY_ROUNDINGS = 9
 """Roundings that each result is worth: ``exp`` and ``expm1`` are taken to be within 4 ulp (checked by test), 8 u."""
 
 
-def decay(delta: FloatArray | float) -> tuple[FloatArray, FloatArray]:
+def decay(delta: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Return ``F = e^-delta`` and ``1 - F`` for delta >= 0.
 
     Beyond 700, and for NaN, they are 0 and 1: the limit of complete ignorance, which every bound here treats as its

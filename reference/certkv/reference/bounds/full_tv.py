@@ -11,13 +11,14 @@ docs/derivations/full_tv.md.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from certkv.reference.bounds.decay import DECAY_ROUNDINGS, decay
 from certkv.reference.numbers import outward
 from certkv.reference.numbers.types import FloatArray
 
 
-def sharp(delta: FloatArray | float) -> FloatArray:
+def sharp(delta: ArrayLike) -> FloatArray:
     """``tanh(Delta/2)``, rounded up; at most 1.
 
     Parameters
@@ -34,7 +35,7 @@ def sharp(delta: FloatArray | float) -> FloatArray:
     return np.asarray(np.minimum(outward(2 * DECAY_ROUNDINGS + 2) * (rest / (1.0 + small)), 1.0))
 
 
-def as_stated(delta: FloatArray | float) -> FloatArray:
+def as_stated(delta: ArrayLike) -> FloatArray:
     """``tanh(Delta)``, rounded up; at most 1. Parameters as in `sharp`."""
     return sharp(2.0 * np.asarray(delta, dtype=np.float64))
 

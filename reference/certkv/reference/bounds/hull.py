@@ -11,8 +11,9 @@ Derivation: docs/derivations/hull.md.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from certkv.reference.numbers import U, outward
+from certkv.reference.numbers import outward
 from certkv.reference.numbers.types import FloatArray
 
 
@@ -33,7 +34,7 @@ def hull(radius_ub: FloatArray) -> FloatArray:
     return np.asarray(np.where(np.isnan(largest), np.inf, largest))
 
 
-def plain_radius(norm_ub: FloatArray, output_norm_ub: FloatArray) -> FloatArray:
+def plain_radius(norm_ub: FloatArray, output_norm_ub: ArrayLike) -> FloatArray:
     """``nu_b + ||c||``.
 
     Parameters
@@ -50,11 +51,6 @@ def plain_radius(norm_ub: FloatArray, output_norm_ub: FloatArray) -> FloatArray:
     return np.asarray(outward(1) * (norm_ub + np.asarray(output_norm_ub)[..., None]))
 
 
-def anchored_radius(anchored_norm_ub: FloatArray, offset_norm_ub: FloatArray) -> FloatArray:
+def anchored_radius(anchored_norm_ub: FloatArray, offset_norm_ub: ArrayLike) -> FloatArray:
     """``max_t ||V_t - mu|| + ||c - mu||``, shapes as in `plain_radius`."""
     return plain_radius(anchored_norm_ub, offset_norm_ub)
-
-
-def offset_margin() -> float:
-    """Return a factor for the rounded differences in a computed ``||c - mu||``: ``|x - y| <= (1 + u) |fl(x - y)|``."""
-    return 1.0 + 4.0 * U

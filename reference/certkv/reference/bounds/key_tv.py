@@ -10,12 +10,13 @@ diameter of the values in place of ``2 V_max`` it is sharp. Derivation: docs/der
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from certkv.reference.numbers import outward
 from certkv.reference.numbers.types import FloatArray
 
 
-def key_term(v_max: FloatArray | float, tv: FloatArray | float) -> FloatArray:
+def key_term(v_max: ArrayLike, tv: ArrayLike) -> FloatArray:
     """``2 V_max TV``, rounded up.
 
     Parameters
@@ -30,7 +31,7 @@ def key_term(v_max: FloatArray | float, tv: FloatArray | float) -> FloatArray:
     float64 [...]
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        bound = outward(2) * (2.0 * np.asarray(v_max, dtype=np.float64) * tv)
+        bound = outward(2) * (2.0 * np.asarray(v_max, np.float64) * np.asarray(tv, np.float64))
     return np.asarray(np.where(np.isnan(bound), np.inf, bound))
 
 

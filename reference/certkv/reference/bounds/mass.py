@@ -12,13 +12,14 @@ quantized query, `as_stated_quantized_query`, is **not**: Delta_q is not a multi
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from certkv.reference.bounds.decay import DECAY_ROUNDINGS, decay
 from certkv.reference.numbers import outward
 from certkv.reference.numbers.types import FloatArray
 
 
-def as_stated(delta: FloatArray | float, mass: FloatArray | float) -> FloatArray:
+def as_stated(delta: ArrayLike, mass: ArrayLike) -> FloatArray:
     """``e^{2 Delta} rho``, rounded up; may exceed 1.
 
     Parameters
@@ -35,12 +36,12 @@ def as_stated(delta: FloatArray | float, mass: FloatArray | float) -> FloatArray
     return _factor(2.0 * np.asarray(delta, dtype=np.float64), mass)
 
 
-def as_stated_quantized_query(delta: FloatArray | float, mass: FloatArray | float) -> FloatArray:
+def as_stated_quantized_query(delta: ArrayLike, mass: ArrayLike) -> FloatArray:
     """``e^{3 Delta} rho`` with the keys' Delta alone: **unsound**, kept to reproduce the paper's numbers."""
     return _factor(3.0 * np.asarray(delta, dtype=np.float64), mass)
 
 
-def with_query_error(delta_k: FloatArray | float, delta_q: FloatArray | float, mass: FloatArray | float) -> FloatArray:
+def with_query_error(delta_k: ArrayLike, delta_q: ArrayLike, mass: ArrayLike) -> FloatArray:
     """``e^{2 (Delta_k + Delta_q)} rho``, rounded up.
 
     Parameters
@@ -55,10 +56,10 @@ def with_query_error(delta_k: FloatArray | float, delta_q: FloatArray | float, m
     -------
     float64 [...]
     """
-    return as_stated(outward(1) * (np.asarray(delta_k, dtype=np.float64) + delta_q), mass)
+    return as_stated(outward(1) * (np.asarray(delta_k, np.float64) + np.asarray(delta_q, np.float64)), mass)
 
 
-def sharp(delta: FloatArray | float, mass: FloatArray | float) -> FloatArray:
+def sharp(delta: ArrayLike, mass: ArrayLike) -> FloatArray:
     """``rho E^2 / (1 + rho (E^2 - 1))``, rounded up; at most 1. Parameters as in `as_stated`."""
     mass = np.asarray(mass, dtype=np.float64)
     small, rest = decay(2.0 * np.asarray(delta, dtype=np.float64))
@@ -67,7 +68,7 @@ def sharp(delta: FloatArray | float, mass: FloatArray | float) -> FloatArray:
     return np.asarray(np.fmin(bound, 1.0))
 
 
-def _factor(exponent: FloatArray, mass: FloatArray | float) -> FloatArray:
+def _factor(exponent: FloatArray, mass: ArrayLike) -> FloatArray:
     """``e^exponent rho``; what is not defined is infinite."""
     with np.errstate(over="ignore", invalid="ignore"):
         bound = outward(10) * (np.exp(exponent) * mass)

@@ -10,13 +10,14 @@ certificate of ours uses it.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from certkv.reference.bounds.value_blocks import blockwise
 from certkv.reference.numbers import outward
 from certkv.reference.numbers.types import FloatArray
 
 
-def key_term(delta: FloatArray | float, tail_mass: FloatArray | float, v_max: FloatArray | float) -> FloatArray:
+def key_term(delta: ArrayLike, tail_mass: ArrayLike, v_max: ArrayLike) -> FloatArray:
     """``2 V_max e^{2D} alpha_hat (e^{2D} - 1)``.
 
     Parameters
@@ -42,9 +43,9 @@ def key_term(delta: FloatArray | float, tail_mass: FloatArray | float, v_max: Fl
 
 
 def total(
-    delta: FloatArray | float,
-    tail_mass: FloatArray | float,
-    v_max: FloatArray | float,
+    delta: ArrayLike,
+    tail_mass: ArrayLike,
+    v_max: ArrayLike,
     mass: FloatArray,
     eta: FloatArray,
 ) -> FloatArray:

@@ -21,6 +21,7 @@ overflow as ``alpha (1 - alpha) y / (F + alpha y)`` and ``y (1 + alpha F)^2 / ((
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from certkv.reference.bounds.decay import DECAY_ROUNDINGS, decay
 from certkv.reference.numbers import outward
@@ -30,7 +31,7 @@ _MARGIN = 2.0**-40
 """The second formula is never below the first, so taking it a little too early is sound; too late would not be."""
 
 
-def as_stated(alpha: FloatArray | float, delta: FloatArray | float) -> FloatArray:
+def as_stated(alpha: ArrayLike, delta: ArrayLike) -> FloatArray:
     """``alpha (e^{2 Delta} - 1)``, alpha the true mass of the tail; rounded up, may exceed 1.
 
     Parameters
@@ -45,22 +46,22 @@ def as_stated(alpha: FloatArray | float, delta: FloatArray | float) -> FloatArra
     float64 [...]
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        bound = outward(12) * (np.asarray(alpha) * np.expm1(2.0 * np.asarray(delta)))
+        bound = outward(12) * (np.asarray(alpha, np.float64) * np.expm1(2.0 * np.asarray(delta, np.float64)))
     return np.asarray(np.where(np.isnan(bound), np.inf, bound))
 
 
-def simple(alpha: FloatArray | float, delta: FloatArray | float) -> FloatArray:
+def simple(alpha: ArrayLike, delta: ArrayLike) -> FloatArray:
     """``alpha x / (1 + alpha x)``; rounded up, at most 1. Parameters as in `as_stated`, alpha under either softmax."""
-    alpha = np.asarray(alpha, dtype=np.float64)
+    alpha = np.minimum(alpha, 1.0)
     small, rest = decay(delta)
     with np.errstate(invalid="ignore", divide="ignore"):
         bound = outward(4 * DECAY_ROUNDINGS + 4) * (alpha * rest / (small + alpha * rest))
     return _at_most_one(bound)
 
 
-def sharp(alpha: FloatArray | float, delta: FloatArray | float) -> FloatArray:
+def sharp(alpha: ArrayLike, delta: ArrayLike) -> FloatArray:
     """``tau(alpha, e^Delta)``; rounded up, at most 1. Parameters as in `as_stated`, alpha under either softmax."""
-    alpha = np.asarray(alpha, dtype=np.float64)
+    alpha = np.minimum(alpha, 1.0)
     small, rest = decay(delta)
     below = 1.0 - alpha
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
+
 from certkv.reference.errors import DTypeError, NonFiniteError
 from certkv.reference.numbers.types import AnyArray, FloatArray
 

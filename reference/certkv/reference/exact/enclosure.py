@@ -11,10 +11,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from flint import arb, arb_mat, ctx
+
 from certkv.reference.errors import ShapeError
 from certkv.reference.exact.convert import finite_float64
 from certkv.reference.numbers.types import AnyArray, FloatArray
-from flint import arb, arb_mat, ctx
 
 PRECISION = 128
 """Bits to start from: 16-bit originals of ordinary size give radii near 1e-36 relative to the values."""

@@ -35,6 +35,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
 from certkv.reference.errors import ShapeError
 from certkv.reference.exact.convert import to_float64
 from certkv.reference.numbers import U, gamma, norm_ub, outward

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+
 from certkv.reference.errors import SettingError, ShapeError
 from certkv.reference.exact.convert import to_float64
 from certkv.reference.exact.enclosure import Enclosure, distance, float_lb, float_ub

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mpmath
 import numpy as np
+
 from certkv.reference.numbers.types import AnyArray
 
 
