@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certkv.reference.cache import Cache
+from certkv.reference.cache.cache import SIDES
 from certkv.reference.errors import (
     DTypeError,
     HostMissingError,
@@ -41,7 +42,7 @@ def test_pieces_make_the_same_cache(pieces: list[int]) -> None:
         parts.append(k[end - size : end], v[end - size : end])
     assert parts.tokens == whole.tokens == sum(pieces)
     assert parts.blocks == whole.blocks == sum(pieces) // BLOCK
-    for side in ("keys", "values"):
+    for side in SIDES:
         np.testing.assert_array_equal(parts.tail(side), whole.tail(side))
         if whole.blocks:
             for name in ("codes", "step", "minimum"):
@@ -60,10 +61,10 @@ def test_a_block_is_encoded_once() -> None:
     cache = new()
     k, v = draw(40)
     cache.append(k[:9], v[:9])
-    first = [cache.encoded(side).codes[:2].copy() for side in ("keys", "values")]
+    first = [cache.encoded(side).codes[:2].copy() for side in SIDES]
     anchor = cache.anchor().copy()
     cache.append(k[9:], v[9:])
-    for before, side in zip(first, ("keys", "values"), strict=True):
+    for before, side in zip(first, SIDES, strict=True):
         np.testing.assert_array_equal(before, cache.encoded(side).codes[:2])
     np.testing.assert_array_equal(anchor, cache.anchor())
 

@@ -8,10 +8,14 @@ import numpy as np
 
 from certkv.reference.bounds import arithmetic, hull
 from certkv.reference.bounds.block_bound import BlockBound, block_bound
-from certkv.reference.numbers import norm_ub, outward
+from certkv.reference.numbers import U, norm_ub, outward
 from certkv.reference.numbers.types import AnyArray, FloatArray, IntArray
 from certkv.reference.steps.attend import Attended
 from certkv.reference.steps.group import Group, Levels
+
+
+DIFFERENCE = 1.0 + 4.0 * U
+"""Covers the rounded differences in a computed ``||x - y||``: each ``|x - y| <= (1 + u) |fl(x - y)|``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,17 +67,16 @@ def radii(group: Group, output: FloatArray) -> FloatArray:
         0 for an empty tail.
     """
     notes, anchor = group.value_notes, group.view.anchor()
-    margin = hull.offset_margin()
     if len(group.tail_values):
         # the tail is at hand, so its distance from the output is measured
-        distance = norm_ub(group.tail_values[None] - output[:, None]) * margin
+        distance = norm_ub(group.tail_values[None] - output[:, None]) * DIFFERENCE
         tail = distance.max(axis=-1)[:, None]
     else:
         tail = np.zeros((len(output), 1))
     if notes is None or anchor is None:
         return np.asarray(tail)
     plain = hull.plain_radius(notes.norm_ub.astype(np.float64), norm_ub(output))
-    anchored = hull.anchored_radius(notes.anchored_norm_ub.astype(np.float64), norm_ub(output - anchor) * margin)
+    anchored = hull.anchored_radius(notes.anchored_norm_ub.astype(np.float64), norm_ub(output - anchor) * DIFFERENCE)
     return np.concatenate([np.minimum(plain, anchored), tail], axis=-1)
 
 
@@ -101,7 +104,7 @@ def round_output(output: FloatArray, dtype: np.dtype[np.generic]) -> tuple[Float
         rounded: AnyArray = output.astype(dtype)
     exact = rounded.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        distance = norm_ub(exact - output) * hull.offset_margin()
+        distance = norm_ub(exact - output) * DIFFERENCE
     return exact, np.where(np.isnan(distance), np.inf, distance)
 
 
