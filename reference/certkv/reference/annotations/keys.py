@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from certkv.reference.annotations.blockwise import Blockwise
 from certkv.reference.annotations.measure import (
     check_fit,

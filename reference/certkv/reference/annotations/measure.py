@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from certkv.reference.errors import ShapeError
 from certkv.reference.formats.base import Encoded, Format
 from certkv.reference.numbers import FLOAT32, norm_lb, norm_ub, outward, round_down, round_up
@@ -37,11 +38,6 @@ def residual_magnitude(original: AnyArray, encoded: Encoded, fmt: Format) -> Flo
     """Return a, [..., B, d], with ``|k - k_hat| <= a (1 + u)/(1 - u)`` per element."""
     difference = original.astype(np.float64) - fmt.decode(encoded)
     return np.asarray(np.abs(difference) + fmt.decode_error_ub(encoded))
-
-
-def decoded_magnitude(encoded: Encoded, fmt: Format) -> Float64Array:
-    """Return a, [..., B, d], with ``|k_hat| <= a / (1 - u)`` per element: ``|D| + err``, rounded once."""
-    return np.asarray(np.abs(fmt.decode(encoded)) + fmt.decode_error_ub(encoded))
 
 
 def inexact_norm_ub(magnitude: Float64Array) -> Float64Array:
@@ -65,8 +61,11 @@ def residual_norms_ub(original: AnyArray, encoded: Encoded, fmt: Format) -> Floa
 
 
 def decoded_norms_ub(encoded: Encoded, fmt: Format) -> Float64Array:
-    """Upper bound of every token's ``||k_hat_t||``; [..., B]."""
-    return inexact_norm_ub(decoded_magnitude(encoded, fmt))
+    """Upper bound of every token's ``||k_hat_t||``; [..., B].
+
+    Decoding rounds at most once, so ``|k_hat| <= (1 + u) |D|``, which `inexact_norm_ub` covers.
+    """
+    return inexact_norm_ub(fmt.decode(encoded))
 
 
 def token_max(per_token: Float64Array) -> Float64Array:

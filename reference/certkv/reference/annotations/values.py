@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from certkv.reference.annotations.blockwise import Blockwise
 from certkv.reference.annotations.measure import (
     check_fit,
@@ -97,8 +98,10 @@ def annotate_values(
     """
     check_fit(original, encoded)
     mu = np.asarray(anchor, dtype=np.float64)
-    if mu.ndim < 1 or mu.shape[-1] != encoded.head_dim:
-        raise ShapeError(f"anchor has shape {mu.shape}, but it must be [..., {encoded.head_dim}]")
+    target = (*encoded.leading, encoded.head_dim)
+    fits = 1 <= mu.ndim <= len(target) and mu.shape[-1] == encoded.head_dim
+    if not fits or any(m not in (1, n) for m, n in zip(mu.shape[::-1], target[::-1], strict=False)):
+        raise ShapeError(f"anchor has shape {mu.shape}, which does not broadcast to {target}")
     return ValueAnnotations(
         residual_norm_ub=store_ub(token_max(residual_norms_ub(original, encoded, fmt))),
         norm_ub=store_ub(token_max(original_norms_ub(original))),
