@@ -3,6 +3,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+
 from certkv.reference.errors import DTypeError
 from certkv.reference.numbers import BFLOAT16, FLOAT16, FLOAT32, FloatType, float_type
 

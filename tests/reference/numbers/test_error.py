@@ -3,10 +3,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from certkv.reference.errors import InputError
-from certkv.reference.numbers import U, gamma, norm_lb, norm_ub, outward
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from certkv.reference.errors import InputError
+from certkv.reference.numbers import U, gamma, norm_lb, norm_ub, outward
 
 u = Fraction(U)
 COUNTS = [0, 1, 2, 3, 7, 64, 129, 4096]

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
 from certkv.reference.numbers import (
     BFLOAT16,
     FLOAT16,
@@ -17,8 +20,6 @@ from certkv.reference.numbers import (
     round_nearest,
     round_up,
 )
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 HALVES = [FLOAT16, BFLOAT16]
 TYPES = [FLOAT16, BFLOAT16, FLOAT32]
