@@ -18,11 +18,10 @@ from certkv.reference.annotations.measure import (
     store_ub,
     token_max,
 )
-from certkv.reference.formats.base import Encoded, Format, step_per_channel
+from certkv.reference.formats.base import Format
+from certkv.reference.formats.encoded import Encoded, step_per_channel
 from certkv.reference.numbers import outward
-
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
+from certkv.reference.numbers.types import Float32Array, FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +46,7 @@ class KeyAnnotations(Blockwise):
     norm_ub: Float32Array
 
 
-def relative_max(magnitude: Float64Array, step: Float64Array) -> Float64Array:
+def relative_max(magnitude: FloatArray, step: FloatArray) -> FloatArray:
     """Upper bound of ``max_{t,c} |k - k_hat| / step_c``, [..., B, d] and [..., d] -> [...].
 
     ``|k - k_hat| <= magnitude (1 + u)/(1 - u)`` and the quotient rounds once more: ``outward(2)``.  Where a channel

@@ -13,18 +13,13 @@ decoding is exact and returns the original.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from certkv.reference.errors import ShapeError
-from certkv.reference.formats.base import Encoded, Format
+from certkv.reference.formats.base import Format
+from certkv.reference.formats.encoded import Encoded
 from certkv.reference.numbers import FLOAT32, norm_lb, norm_ub, outward, round_down, round_up
-
-AnyArray = npt.NDArray[Any]
-Float64Array = npt.NDArray[np.float64]
-Float32Array = npt.NDArray[np.float32]
+from certkv.reference.numbers.types import AnyArray, Float32Array, FloatArray
 
 
 def check_fit(original: AnyArray, encoded: Encoded) -> None:
@@ -34,33 +29,33 @@ def check_fit(original: AnyArray, encoded: Encoded) -> None:
         raise ShapeError(f"originals have shape {original.shape}, but the encoded blocks stand for {shape}")
 
 
-def residual_magnitude(original: AnyArray, encoded: Encoded, fmt: Format) -> Float64Array:
+def residual_magnitude(original: AnyArray, encoded: Encoded, fmt: Format) -> FloatArray:
     """Return a, [..., B, d], with ``|k - k_hat| <= a (1 + u)/(1 - u)`` per element."""
     difference = original.astype(np.float64) - fmt.decode(encoded)
     return np.asarray(np.abs(difference) + fmt.decode_error_ub(encoded))
 
 
-def inexact_norm_ub(magnitude: Float64Array) -> Float64Array:
+def inexact_norm_ub(magnitude: FloatArray) -> FloatArray:
     """Upper bound of the L2 norm over channels of elements at most ``magnitude (1 + u)/(1 - u)``; [..., B]."""
     return np.asarray(norm_ub(magnitude, axis=-1) * outward(1))
 
 
-def original_norms_ub(original: AnyArray) -> Float64Array:
+def original_norms_ub(original: AnyArray) -> FloatArray:
     """Upper bound of every token's norm, [..., B]; the originals are exact in float64."""
     return norm_ub(original.astype(np.float64), axis=-1)
 
 
-def original_norms_lb(original: AnyArray) -> Float64Array:
+def original_norms_lb(original: AnyArray) -> FloatArray:
     """Lower bound of every token's norm, [..., B]."""
     return norm_lb(original.astype(np.float64), axis=-1)
 
 
-def residual_norms_ub(original: AnyArray, encoded: Encoded, fmt: Format) -> Float64Array:
+def residual_norms_ub(original: AnyArray, encoded: Encoded, fmt: Format) -> FloatArray:
     """Upper bound of every token's ``||k_t - k_hat_t||``, absolute, in the units of the originals; [..., B]."""
     return inexact_norm_ub(residual_magnitude(original, encoded, fmt))
 
 
-def decoded_norms_ub(encoded: Encoded, fmt: Format) -> Float64Array:
+def decoded_norms_ub(encoded: Encoded, fmt: Format) -> FloatArray:
     """Upper bound of every token's ``||k_hat_t||``; [..., B].
 
     Decoding rounds at most once, so ``|k_hat| <= (1 + u) |D|``, which `inexact_norm_ub` covers.
@@ -68,16 +63,16 @@ def decoded_norms_ub(encoded: Encoded, fmt: Format) -> Float64Array:
     return inexact_norm_ub(fmt.decode(encoded))
 
 
-def token_max(per_token: Float64Array) -> Float64Array:
+def token_max(per_token: FloatArray) -> FloatArray:
     """Return the maximum over the tokens of a block, [..., B] -> [...]; NaN stays NaN."""
     return np.asarray(np.max(per_token, axis=-1))
 
 
-def store_ub(x: Float64Array) -> Float32Array:
+def store_ub(x: FloatArray) -> Float32Array:
     """Round up to the stored FP32 number; above the FP32 range that is ``+inf``."""
     return round_up(x, FLOAT32)
 
 
-def store_lb(x: Float64Array) -> Float32Array:
+def store_lb(x: FloatArray) -> Float32Array:
     """Round down to the stored FP32 number, which is finite for finite x >= 0."""
     return round_down(x, FLOAT32)

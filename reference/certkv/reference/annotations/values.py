@@ -21,11 +21,10 @@ from certkv.reference.annotations.measure import (
     token_max,
 )
 from certkv.reference.errors import ShapeError
-from certkv.reference.formats.base import Encoded, Format
+from certkv.reference.formats.base import Format
+from certkv.reference.formats.encoded import Encoded
 from certkv.reference.numbers import outward
-
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
+from certkv.reference.numbers.types import Float32Array, FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +52,7 @@ class ValueAnnotations(Blockwise):
     mean_norm_lb: Float32Array
 
 
-def anchored_norms_ub(original: npt.NDArray[Any], anchor: Float64Array) -> Float64Array:
+def anchored_norms_ub(original: npt.NDArray[Any], anchor: FloatArray) -> FloatArray:
     """Upper bound of every token's ``||V_t - mu||``, [..., B, d] and [..., d] -> [..., B].
 
     The float64 difference is off by at most u of its magnitude, which `inexact_norm_ub` covers.
@@ -61,7 +60,7 @@ def anchored_norms_ub(original: npt.NDArray[Any], anchor: Float64Array) -> Float
     return inexact_norm_ub(original.astype(np.float64) - anchor[..., None, :])
 
 
-def token_mean_lb(per_token_lb: Float64Array) -> Float64Array:
+def token_mean_lb(per_token_lb: FloatArray) -> FloatArray:
     """Lower bound of the mean over the tokens of a block, [..., B] -> [...].
 
     The computed sum of B nonnegative numbers over B has B roundings: ``outward(B)`` covers them and its own.

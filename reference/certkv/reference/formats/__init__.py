@@ -1,6 +1,7 @@
 """Formats: how blocks are stored, what the stored bits mean exactly, and how many bytes they take."""
 
-from certkv.reference.formats.base import KEYS, VALUES, Encoded, Format, check_originals, concatenate, step_per_channel
+from certkv.reference.formats.base import KEYS, VALUES, Format, check_originals
+from certkv.reference.formats.encoded import Encoded, concatenate, step_per_channel
 from certkv.reference.formats.registry import KEY_FORMATS, VALUE_FORMATS, key_format, value_format
 from certkv.reference.formats.storage import bytes_per_token, dense_bytes_per_token, share_of_dense
 

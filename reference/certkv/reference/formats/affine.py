@@ -6,16 +6,11 @@ another implementation that follows it gets the same bits.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from certkv.reference.numbers import FloatType, round_up
-
-AnyArray = npt.NDArray[Any]
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
+from certkv.reference.numbers.types import AnyArray, Float32Array, FloatArray
 
 HALF = np.float32(0.5)
 
@@ -71,7 +66,7 @@ def quantize(x: AnyArray, axis: int, levels: int, ft: FloatType) -> tuple[npt.ND
     return codes, np.squeeze(step, axis=axis), np.squeeze(lo.astype(ft.dtype), axis=axis)
 
 
-def reconstruct(codes: AnyArray, step: AnyArray, minimum: AnyArray) -> Float64Array:
+def reconstruct(codes: AnyArray, step: AnyArray, minimum: AnyArray) -> FloatArray:
     """Return ``fl64(minimum + step * code)``; codes, step and minimum broadcast against each other.
 
     The product is exact in float64: a step has at most 24 significant bits, a code at most 8, and the product is a
@@ -81,7 +76,7 @@ def reconstruct(codes: AnyArray, step: AnyArray, minimum: AnyArray) -> Float64Ar
     return minimum.astype(np.float64) + step.astype(np.float64) * codes.astype(np.float64)
 
 
-def reconstruction_error(codes: AnyArray, step: AnyArray, minimum: AnyArray) -> Float64Array:
+def reconstruction_error(codes: AnyArray, step: AnyArray, minimum: AnyArray) -> FloatArray:
     """Return ``|reconstruct - (minimum + step * code)|`` exactly (Knuth's TwoSum), zero where the sum is exact."""
     a = minimum.astype(np.float64)
     b = step.astype(np.float64) * codes.astype(np.float64)

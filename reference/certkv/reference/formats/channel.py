@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from certkv.reference.formats.affine import quantize, reconstruct, reconstruction_error
-from certkv.reference.formats.base import KEYS, VALUES, Encoded, check_originals
+from certkv.reference.formats.base import KEYS, VALUES, check_originals
+from certkv.reference.formats.encoded import Encoded
 from certkv.reference.formats.packing import pack4, packed_rows, unpack4
-
-AnyArray = npt.NDArray[Any]
-Float64Array = npt.NDArray[np.float64]
+from certkv.reference.numbers.types import AnyArray, FloatArray
 
 
 @dataclass(frozen=True)
@@ -40,11 +35,11 @@ class PerChannel:
         codes = unpack4(encoded.codes, encoded.block) if self.bits == 4 else encoded.codes
         return codes, encoded.step[..., None, :], encoded.minimum[..., None, :]
 
-    def decode(self, encoded: Encoded) -> Float64Array:
+    def decode(self, encoded: Encoded) -> FloatArray:
         """Return the meaning in float64, [..., B, d]; see `Format.decode`."""
         return reconstruct(*self._parts(encoded))
 
-    def decode_error_ub(self, encoded: Encoded) -> Float64Array:
+    def decode_error_ub(self, encoded: Encoded) -> FloatArray:
         """Return ``|decode - exact|``, [..., B, d]; see `Format.decode_error_ub`."""
         return reconstruction_error(*self._parts(encoded))
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from certkv.reference.formats.base import KEYS, VALUES, Encoded, check_originals
-
-AnyArray = npt.NDArray[Any]
-Float64Array = npt.NDArray[np.float64]
+from certkv.reference.formats.base import KEYS, VALUES, check_originals
+from certkv.reference.formats.encoded import Encoded
+from certkv.reference.numbers.types import AnyArray, FloatArray
 
 
 @dataclass(frozen=True)
@@ -28,11 +25,11 @@ class Dense:
         nothing = np.zeros((*x.shape[:-2], 0), dtype=ft.dtype)
         return Encoded(self.name, x.copy(), nothing, nothing, x.shape[-2], x.shape[-1], ft)
 
-    def decode(self, encoded: Encoded) -> Float64Array:
+    def decode(self, encoded: Encoded) -> FloatArray:
         """Return the originals in float64, exactly, [..., B, d]."""
         return encoded.codes.astype(np.float64)
 
-    def decode_error_ub(self, encoded: Encoded) -> Float64Array:
+    def decode_error_ub(self, encoded: Encoded) -> FloatArray:
         """Return zeros, [..., B, d]."""
         return np.zeros(encoded.codes.shape)
 

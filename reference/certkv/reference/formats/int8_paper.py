@@ -6,16 +6,13 @@ Signed 8-bit codes with a binary32 step s and offset z per channel and block; `E
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from certkv.reference.formats.affine import HALF, extremes, reconstruct, reconstruction_error
-from certkv.reference.formats.base import KEYS, Encoded, check_originals
-
-AnyArray = npt.NDArray[Any]
-Float64Array = npt.NDArray[np.float64]
+from certkv.reference.formats.base import KEYS, check_originals
+from certkv.reference.formats.encoded import Encoded
+from certkv.reference.numbers.types import AnyArray, FloatArray
 
 
 @dataclass(frozen=True)
@@ -48,11 +45,11 @@ class Int8Paper:
         codes = np.clip(np.rint(quotient), -128, 127).astype(np.int8)
         return Encoded(self.name, codes, s[..., 0, :], z[..., 0, :], x.shape[-2], x.shape[-1], ft)
 
-    def decode(self, encoded: Encoded) -> Float64Array:
+    def decode(self, encoded: Encoded) -> FloatArray:
         """Return the meaning ``z + s * code`` in float64, [..., B, d]; see `Format.decode`."""
         return reconstruct(encoded.codes, encoded.step[..., None, :], encoded.minimum[..., None, :])
 
-    def decode_error_ub(self, encoded: Encoded) -> Float64Array:
+    def decode_error_ub(self, encoded: Encoded) -> FloatArray:
         """Return ``|decode - exact|``, [..., B, d]; see `Format.decode_error_ub`."""
         return reconstruction_error(encoded.codes, encoded.step[..., None, :], encoded.minimum[..., None, :])
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from certkv.reference.formats.affine import quantize, reconstruct, reconstruction_error
-from certkv.reference.formats.base import VALUES, Encoded, check_originals
+from certkv.reference.formats.base import VALUES, check_originals
+from certkv.reference.formats.encoded import Encoded
 from certkv.reference.formats.packing import pack4, packed_rows, unpack4
-
-AnyArray = npt.NDArray[Any]
-Float64Array = npt.NDArray[np.float64]
+from certkv.reference.numbers.types import AnyArray, FloatArray
 
 
 @dataclass(frozen=True)
@@ -52,11 +49,11 @@ class PerTokenGroup:
         group_of_channel = np.arange(encoded.head_dim) // self.group
         return codes, encoded.step[..., group_of_channel], encoded.minimum[..., group_of_channel]
 
-    def decode(self, encoded: Encoded) -> Float64Array:
+    def decode(self, encoded: Encoded) -> FloatArray:
         """Return the meaning in float64, [..., B, d]; see `Format.decode`."""
         return reconstruct(*self._parts(encoded))
 
-    def decode_error_ub(self, encoded: Encoded) -> Float64Array:
+    def decode_error_ub(self, encoded: Encoded) -> FloatArray:
         """Return ``|decode - exact|``, [..., B, d]; see `Format.decode_error_ub`."""
         return reconstruction_error(*self._parts(encoded))
 

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from certkv.reference.errors import InputError
-
-Float64Array = npt.NDArray[np.float64]
+from certkv.reference.numbers.types import FloatArray
 
 U = 2.0**-53
 """Unit roundoff of float64."""
@@ -51,7 +50,7 @@ def outward(n: int) -> float:
     return math.nextafter(1.0 + gamma(2 * n + 2), math.inf)
 
 
-def _scaled_norm(x: npt.ArrayLike, axis: int) -> tuple[Float64Array, Float64Array, float]:
+def _scaled_norm(x: npt.ArrayLike, axis: int) -> tuple[FloatArray, FloatArray, float]:
     """Norm of ``x / scale`` with ``scale`` a power of two near ``max |x|``; also the scale and its outward factor.
 
     The exponent is clipped to [-1000, 1000] so that the power of two and its inverse are normal numbers.  Unless all
@@ -71,7 +70,7 @@ def _scaled_norm(x: npt.ArrayLike, axis: int) -> tuple[Float64Array, Float64Arra
     return norm, np.squeeze(np.ldexp(1.0, exponent), axis=axis), outward(n // 2 + 3)
 
 
-def norm_ub(x: npt.ArrayLike, axis: int = -1) -> Float64Array:
+def norm_ub(x: npt.ArrayLike, axis: int = -1) -> FloatArray:
     """Upper bound of the L2 norm of float64 vectors along an axis.
 
     Parameters
@@ -93,7 +92,7 @@ def norm_ub(x: npt.ArrayLike, axis: int = -1) -> Float64Array:
     return np.asarray(np.where((scaled < _SMALLEST_NORMAL) & (norm > 0), np.nextafter(scaled, np.inf), scaled))
 
 
-def norm_lb(x: npt.ArrayLike, axis: int = -1) -> Float64Array:
+def norm_lb(x: npt.ArrayLike, axis: int = -1) -> FloatArray:
     """Lower bound of the L2 norm of float64 vectors along an axis; see `norm_ub`. Never negative, never ``inf``."""
     norm, scale, factor = _scaled_norm(x, axis)
     with np.errstate(over="ignore", under="ignore"):

@@ -6,15 +6,11 @@ rounds in a chosen direction, so the three conversions that soundness rests on a
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from certkv.reference.numbers.dtypes import FLOAT32, FloatType
-
-Float64Array = npt.NDArray[np.float64]
-AnyArray = npt.NDArray[Any]
+from certkv.reference.numbers.types import AnyArray, FloatArray
 
 
 def round_nearest(x: npt.ArrayLike, ft: FloatType) -> AnyArray:
@@ -38,7 +34,7 @@ def round_nearest(x: npt.ArrayLike, ft: FloatType) -> AnyArray:
         return np.asarray(_round_to_odd_float32(x64).astype(ft.dtype))
 
 
-def _round_to_odd_float32(x: Float64Array) -> npt.NDArray[np.float32]:
+def _round_to_odd_float32(x: FloatArray) -> npt.NDArray[np.float32]:
     """Round to float32 toward zero, then set the last bit if anything was lost.
 
     A later rounding to nearest of at least two bits less sees exactly on which side of every tie x lies, so the two
