@@ -153,7 +153,7 @@ def test_rungs_of_a_budget() -> None:
     """From loose to tight: nothing, some blocks, the whole head; bytes follow."""
     q, k, v = tensors(400)
     cache = filled(k, v, values="int8-g64")
-    loose, middle, tight = (decode(q, cache, Budget(t)) for t in (10.0, 0.05, 1e-9))
+    loose, middle, tight = (decode(q, cache, Budget(t)) for t in (10.0, 0.05, 1e-14))
     assert (loose.certificate.rung == 0).all()
     assert (loose.certificate.host_bytes == 0).all()
     assert (middle.certificate.rung < 3).all()
