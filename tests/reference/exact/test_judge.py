@@ -2,6 +2,7 @@
 
 import math
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,11 +36,17 @@ def test_large_errors_are_settled_by_float64() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), tokens=st.integers(2, 40), step=st.integers(-60, -30))
-def test_close_calls_are_settled_by_enclosures(seed: int, tokens: int, step: int) -> None:
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    tokens=st.integers(2, 40),
+    step=st.integers(-60, -30),
+    nudge=st.sampled_from([-9, 9]),
+)
+def test_close_calls_are_settled_by_enclosures(seed: int, tokens: int, step: int, nudge: int) -> None:
     """Bounds within 2^step of the true error: far inside float64's own error, decided correctly on both sides."""
     q, k, v = head(seed, 1, tokens)
     output = attention(q, k, v, SCALE).output
+    output[0, 0] = np.nextafter(output[0, 0], nudge)  # so that the computed distance is positive and too small
     true = float(distance(output[0], Enclosure(k, v).attention(q[0], SCALE, 1e-40)))
     if true < 1e-18:
         return  # below 2^-24 * 2^-36 of itself nothing is asked of the judge
@@ -48,7 +55,8 @@ def test_close_calls_are_settled_by_enclosures(seed: int, tokens: int, step: int
     assert judge(output, below, q, k, v, SCALE)[0].violated
     verdict = judge(output, above, q, k, v, SCALE)[0]
     assert not verdict.violated
-    assert verdict.judged_by == ("enclosure" if above[0] < attention(q, k, v, SCALE).error_ub[0] else "float64")
+    if above[0] < attention(q, k, v, SCALE).error_ub[0]:
+        assert verdict.judged_by == "enclosure"
     assert verdict.error_lb <= true * (1 + 1e-15)
     assert verdict.error_ub >= true * (1 - 1e-15)
 
@@ -95,6 +103,20 @@ def test_a_bound_that_is_nan_counts_as_infinite() -> None:
     q, k, v = head(7)
     verdicts = judge(np.zeros((3, 8)), np.array([np.nan, np.inf, 0.0]), q, k, v, SCALE)
     assert [x.violated for x in verdicts] == [False, False, True]
+    assert [x.judged_by for x in verdicts] == ["float64"] * 3  # nothing about a NaN is in doubt
+
+
+def test_scores_beyond_the_first_precision() -> None:
+    """Scores of 2^253 that differ by one unit: float64 knows nothing, and neither does the first enclosure."""
+    q = np.array([[2.0**126, 1.0]], dtype=ml_dtypes.bfloat16)
+    k = np.array([[2.0**127, 1.0], [2.0**127, 0.0]], dtype=ml_dtypes.bfloat16)
+    v = np.array([[1.0], [0.0]], dtype=ml_dtypes.bfloat16)
+    true = 1 / (1 + math.exp(-1))
+    bound = np.array([1e-9])
+    assert not judge(np.array([[true]]), bound, q, k, v, 1.0)[0].violated
+    verdict = judge(np.array([[true + 2e-9]]), bound, q, k, v, 1.0)[0]
+    assert verdict.violated
+    assert verdict.error_ub < 3e-9
 
 
 def test_a_negative_bound_is_violated() -> None:
