@@ -96,6 +96,16 @@ def test_distance_encloses_the_norm() -> None:
     assert distance(np.array([1.0]), [arb(1)]).contains(0)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e-31, 1e-29])
+def test_distance_from_a_ball_around_the_output(offset: float) -> None:
+    with working_precision(200):
+        around = arb(1, 1e-30) + arb(offset)
+    error = distance(np.array([1.0]), [around])
+    assert error.is_finite()
+    assert error.contains(offset)
+    assert error < 1.1e-30 + offset
+
+
 @settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False, width=64), st.floats(0, 1e300))
 def test_floats_around_a_ball(middle: float, radius: float) -> None:

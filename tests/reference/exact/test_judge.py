@@ -5,6 +5,7 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
+from flint import arb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -117,6 +118,26 @@ def test_scores_beyond_the_first_precision() -> None:
     verdict = judge(np.array([[true + 2e-9]]), bound, q, k, v, 1.0)[0]
     assert verdict.violated
     assert verdict.error_ub < 3e-9
+
+
+@pytest.mark.parametrize("enclosures", ["doubtful", "always"])
+def test_an_output_that_is_exact_to_the_last_bit_is_judged(enclosures: str) -> None:
+    """All weight on one token, so the output is its value and the enclosure is a ball around it."""
+    q, k, v = head(11)
+    k = np.outer(np.arange(20), np.full(8, 100)).astype(np.float16)
+    q = np.full((3, 8), 10, np.float16)
+    for verdict in judge(np.repeat(v[-1:], 3, 0), np.full(3, 1e-20), q, k, v, SCALE, enclosures):  # type: ignore[arg-type]
+        assert verdict.judged_by == "enclosure"
+        assert not verdict.violated
+        assert verdict.error_ub < 1e-20
+
+
+def test_what_no_precision_settles_is_called_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = head(12)
+    monkeypatch.setattr(Enclosure, "attention", lambda *_: [arb("nan")] * 8)
+    for bound in (0.0, 1.0):
+        verdict = judge(np.zeros((3, 8)), np.full(3, bound), q, k, v, SCALE, "always")[0]
+        assert (verdict.judged_by, verdict.error_ub, verdict.violated) == ("undecided", math.inf, False)
 
 
 def test_a_negative_bound_is_violated() -> None:

@@ -142,8 +142,9 @@ def distance(output: FloatArray, enclosure: list[arb], precision: int = PRECISIO
     if output.shape != (len(enclosure),):
         raise ShapeError(f"output {output.shape} must be [{len(enclosure)}], as the enclosure is")
     with working_precision(precision):
-        squares = [(arb(x) - e) ** 2 for x, e in zip(finite_float64("output", output).tolist(), enclosure, strict=True)]
-        return sum(squares, arb(0)).nonnegative_part().sqrt()
+        apart = [arb(x) - e for x, e in zip(finite_float64("output", output).tolist(), enclosure, strict=True)]
+        # A product, because python-flint's power of a ball around 0 is NaN.
+        return sum((x * x for x in apart), arb(0)).nonnegative_part().sqrt()
 
 
 def float_lb(x: arb) -> float:

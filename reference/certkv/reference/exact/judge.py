@@ -28,8 +28,9 @@ class Verdict:
         Proved limits of the L2 distance between the output and the exact attention, in the units of v.
     violated : bool
         Whether the error provably exceeds the bound: ``error_lb > bound``.
-    judged_by : {"float64", "enclosure", "nothing to judge"}
-        The last where the bound is infinite or the output is not finite.
+    judged_by : {"float64", "enclosure", "nothing to judge", "undecided"}
+        "nothing to judge": the output is not finite. "undecided": at the largest precision the enclosure still says
+        nothing (``error_ub`` is infinite), so the absence of a violation means nothing; count these apart.
     """
 
     error_lb: float
@@ -120,6 +121,6 @@ def _by_enclosure(
     radius = 2.0**-24 * min(max(bound, 2.0**-64 * largest_value), largest_value)
     error = distance(output, enclosure.attention(q, scale, radius))
     lb, ub = float_lb(error), float_ub(error)
-    if math.isnan(lb) or math.isnan(ub):
-        lb, ub = 0.0, math.inf
+    if not lb > bound and not ub < math.inf:
+        return Verdict(0.0, math.inf, False, "undecided")
     return Verdict(max(lb, 0.0), ub, lb > bound, "enclosure")
