@@ -163,3 +163,19 @@ def test_refuses_wrong_input() -> None:
         judge(good, bound, q, k, v, SCALE, enclosures="never")  # type: ignore[arg-type]
     with pytest.raises(DTypeError):
         judge(good.astype(np.int64), bound, q, k, v, SCALE)
+
+
+def test_vague_errors_are_enclosed() -> None:
+    """A head from the originals, whose error float64 only knows to be small, gets an error and not the bound again."""
+    rng = np.random.default_rng(8)
+    q, k, v = (rng.standard_normal(shape).astype(np.float16) for shape in ((2, 16), (40, 16), (40, 16)))
+    truth = attention(q, k, v, 0.25)
+    output = truth.output + np.array([[0.0], [0.01]])
+    bound = np.array([truth.error_ub[0], 1.0])
+    plain, sharp = (judge(output, bound, q, k, v, 0.25, enclosures=which) for which in ("doubtful", "vague"))
+    assert [verdict.judged_by for verdict in plain] == ["float64", "float64"]
+    assert [verdict.judged_by for verdict in sharp] == ["enclosure", "float64"]
+    assert plain[0].error_ub == bound[0]
+    # the requested radius is 2**-24 of the bound, so the error is known to within that
+    assert 0 < sharp[0].error_ub < bound[0]
+    assert sharp[0].error_ub - sharp[0].error_lb <= 2.0**-22 * bound[0]

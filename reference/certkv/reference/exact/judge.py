@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -15,7 +15,9 @@ from certkv.reference.exact.float64 import attention
 from certkv.reference.numbers import U, norm_lb, norm_ub
 from certkv.reference.numbers.types import AnyArray, FloatArray
 
-Enclosures = Literal["doubtful", "always"]
+Enclosures = Literal["doubtful", "vague", "always"]
+VAGUE = 0.5
+"""A verdict is vague where its lower limit is below this share of its upper one: within its bound, but by how much?"""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,10 @@ def judge(
     q, k, v : array [G, d_k], [N, d_k], [N, d]
         The originals that these queries see (causal slicing is the caller's).
     scale : float
-    enclosures : {"doubtful", "always"}
-        "doubtful": heads that float64 and its proved error cannot decide. "always": every head.
+    enclosures : {"doubtful", "vague", "always"}
+        Which heads are judged by an enclosure. "doubtful": those that float64 and its proved error cannot decide.
+        "vague": also those whose error float64 does not know to within a factor of two; heads computed from the
+        originals are among them. "always": every head.
 
     Returns
     -------
@@ -73,8 +77,8 @@ def judge(
     NonFiniteError
         Where an enclosure is needed and q, k or v is not finite.
     """
-    if enclosures not in ("doubtful", "always"):
-        raise SettingError(f"enclosures={enclosures!r}; it must be 'doubtful' or 'always'")
+    if enclosures not in get_args(Enclosures):
+        raise SettingError(f"enclosures={enclosures!r}; it must be one of {', '.join(get_args(Enclosures))}")
     if output.shape != (len(q), *v.shape[1:]) or bound.shape != (len(q),):
         raise ShapeError(
             f"output {output.shape} and bound {bound.shape} must be [G, d] and [G] for q {q.shape}, v {v.shape}"
@@ -84,11 +88,15 @@ def judge(
     verdicts = _by_float64(outputs, bounds, q, k, v, scale)
     enclosure: Enclosure | None = None
     for head, (row, claimed, verdict) in enumerate(zip(outputs, bounds, verdicts, strict=True)):
-        undecided = verdict is None or (enclosures == "always" and verdict.judged_by == "float64")
-        if undecided:
+        if verdict is None or (verdict.judged_by == "float64" and _wanted(verdict, enclosures)):
             enclosure = enclosure or Enclosure(k, v)
             verdicts[head] = _by_enclosure(row, claimed, q[head], enclosure, scale, float(np.max(norm_ub(v))))
     return [verdict for verdict in verdicts if verdict is not None]
+
+
+def _wanted(verdict: Verdict, enclosures: Enclosures) -> bool:
+    """Whether a verdict of float64 is to be replaced by an enclosure's."""
+    return enclosures == "always" or (enclosures == "vague" and verdict.error_lb < VAGUE * verdict.error_ub)
 
 
 def _by_float64(
