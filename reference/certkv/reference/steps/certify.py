@@ -13,7 +13,6 @@ from certkv.reference.numbers.types import AnyArray, FloatArray, IntArray
 from certkv.reference.steps.attend import Attended
 from certkv.reference.steps.group import Group, Levels
 
-
 DIFFERENCE = 1.0 + 4.0 * U
 """Covers the rounded differences in a computed ``||x - y||``: each ``|x - y| <= (1 + u) |fl(x - y)|``."""
 
