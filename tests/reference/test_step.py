@@ -12,6 +12,7 @@ import pytest
 from certkv.reference import (
     Budget,
     Cache,
+    CorruptionError,
     DTypeError,
     HostMissingError,
     InputError,
@@ -234,6 +235,22 @@ def test_a_lost_host_tier_is_an_error_only_where_it_is_needed() -> None:
     cache.reset()
     cache.append(k, v)
     judged(decode(q, cache, Budget(0.01)), q, k, v)
+
+
+@pytest.mark.parametrize("policy", [Naive(), PaperPolicy(k_max=2), Budget(10.0)], ids=str)
+@pytest.mark.parametrize("side", ["keys", "values"])
+def test_damaged_metadata_is_an_error(policy: Policy, side: Any) -> None:
+    """Metadata that turned into NaN after it was written: no output, or one computed from the originals."""
+    q, k, v = tensors(100)
+    cache = filled(k, v)
+    cache.encoded(side).minimum[9, 1] = np.nan
+    try:
+        step = decode(q, cache, policy)
+    except CorruptionError as error:
+        assert error.head == 3  # the first head of KV head 1
+    else:
+        assert (step.certificate.rung[3:] >= 3).all()
+        judged(step, q, k, v)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

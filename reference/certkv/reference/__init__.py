@@ -4,6 +4,7 @@ from certkv.reference.cache import Cache
 from certkv.reference.certificate import Certificate, Status
 from certkv.reference.errors import (
     CertkvError,
+    CorruptionError,
     DTypeError,
     HostMissingError,
     InputError,
@@ -19,6 +20,7 @@ __all__ = [
     "Cache",
     "Certificate",
     "CertkvError",
+    "CorruptionError",
     "DTypeError",
     "HostMissingError",
     "InputError",

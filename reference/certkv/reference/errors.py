@@ -57,3 +57,20 @@ class HostMissingError(CertkvError, LookupError):
         )
         self.kv_head = kv_head
         self.block = block
+
+
+class CorruptionError(CertkvError):
+    """Stored data no longer mean numbers: an output came out as NaN though every input was finite (precondition P1).
+
+    Attributes
+    ----------
+    head : int
+        The first query head whose output is NaN.
+    """
+
+    def __init__(self, head: int) -> None:
+        super().__init__(
+            f"the output of query head {head} is NaN although q, k and v were finite: codes, metadata or annotations in "
+            "the cache were damaged after they were written; cache.reset() and append the tokens again"
+        )
+        self.head = head

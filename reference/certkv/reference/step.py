@@ -11,7 +11,7 @@ import numpy as np
 from certkv.reference.cache import Cache
 from certkv.reference.cache.checks import require_dtype, require_finite, require_shape
 from certkv.reference.certificate import Certificate
-from certkv.reference.errors import SettingError, ShapeError
+from certkv.reference.errors import CorruptionError, SettingError, ShapeError
 from certkv.reference.numbers.types import AnyArray, FloatArray
 from certkv.reference.policies import Budget, Naive, PaperPolicy, Policy
 from certkv.reference.steps import budget, naive, paper
@@ -93,6 +93,8 @@ def decode(
         The cache is empty, or ``position`` is outside of it.
     HostMissingError
         An original that is needed is missing (precondition P4). The cache stays usable.
+    CorruptionError
+        What is stored no longer means a number (precondition P1).
     """
     require_dtype("q", q, QUERY_DTYPES)
     require_shape("q", q, ("q_heads", cache.head_dim))
@@ -120,9 +122,22 @@ def decode(
             unlimited = np.full(len(rows), np.inf)
             result = attend_originals(group, rows, 4, unlimited, result.paper_bound, out)
         whole.put(group.heads, result)
+    require_numbers(whole.output)
     moved = cache.scratch.moved_bytes - before
     # exact: the numbers were rounded to out_dtype before they were certified
     return Step(whole.output.astype(out), whole.lse, whole.certificate, whole.paper_bound, moved)
+
+
+def require_numbers(output: FloatArray) -> None:
+    """Refuse to return a NaN, whatever bound stands beside it. An infinity can be right: a cast may overflow.
+
+    Raises
+    ------
+    CorruptionError
+    """
+    bad = np.isnan(output).any(axis=-1)
+    if bad.any():
+        raise CorruptionError(int(bad.argmax()))
 
 
 def run_policy(group: Group, policy: Policy, out: np.dtype[np.generic], index: int) -> Result:

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from unittest import mock
 
+from certkv.reference import CertkvError
+
 
 class CheckFailed(Exception):  # noqa: N818 (the verdict on a mutant, no fault of the program)
     """A check found what it looks for: the behaviour is not the one that is promised."""
@@ -79,9 +81,11 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_raises(expected: type[Exception], call: Callable[[], object], what: str) -> Exception:
-    """Return the error that ``call`` raises; raise `CheckFailed` where it returns instead."""
+    """Return the error that ``call`` raises; raise `CheckFailed` where it returns, or raises another of ours."""
     try:
         call()
     except expected as error:
         return error
+    except CertkvError as error:
+        raise CheckFailed(f"{what}: {type(error).__name__} instead of {expected.__name__}") from error
     raise CheckFailed(f"{what}: no {expected.__name__} was raised")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from certkv.proofs.mutants.inputs import gaussian
 from certkv.proofs.mutants.model import Check, Mutant, patched, require, require_raises
 from certkv.proofs.mutants.scene import require_sound
-from certkv.reference import Budget, Cache, Naive, NonFiniteError, PaperPolicy, monitors
+from certkv.reference import Budget, Cache, CorruptionError, Naive, NonFiniteError, PaperPolicy, Policy, monitors
 from certkv.reference import step as step_module
 from certkv.reference.bounds import block_bound
 from certkv.reference.cache import cache as cache_module
@@ -99,21 +100,29 @@ def scored_blocks(q: AnyArray, k: AnyArray, policy: PaperPolicy) -> set[int]:
 
 
 def metadata_is_watched() -> None:
-    """Replace a stored step by NaN: an output made from it has the bound infinity, and a finite one is true."""
+    """Replace a stored step, or an annotation, by NaN: no output, or one whose bound holds."""
     scene = gaussian(34, keys="int8-paper", values="int4-g16")
-    for policy in (PaperPolicy(), Naive(), Budget()):
-        for keys in (True, False):
-            cache = scene.cache()
-            cache.encoded("keys" if keys else "values").step[1, 0, 3] = NAN
+    policies: tuple[Policy, ...] = (PaperPolicy(), Naive(), Budget())
+    for policy, damage in product(policies, ("keys", "values", "annotation")):
+        cache = scene.cache()
+        if damage == "annotation":
+            cache.value_annotations().residual_norm_ub[1, 0] = NAN
+        else:
+            cache.encoded("keys" if damage == "keys" else "values").step[1, 0, 3] = NAN
+        where = f"{policy.name}, {damage}:"
+        try:
             step = scene.decode(policy, cache)
-            where = f"{policy.name}, {'keys' if keys else 'values'}:"
-            known = np.isfinite(step.certificate.bound)
-            require(bool((known | (step.certificate.bound == np.inf)).all()), f"{where} a bound is NaN")
-            require(not any(verdict.violated for verdict in scene.verdicts(step)), f"{where} a finite bound is wrong")
-            if isinstance(policy, Budget):
-                require(bool(known.all()), f"{where} a head was not computed anew")
-            if keys and isinstance(policy, PaperPolicy):
-                require(bool((step.certificate.rung == 4).all()), f"{where} scores of NaN passed the checks")
+        except CorruptionError:
+            require(not isinstance(policy, Budget), f"{where} a head was not computed anew")
+            continue
+        bound = step.certificate.bound
+        require(bool((bound >= 0).all()), f"{where} a bound is NaN")
+        require(bool(np.isfinite(step.output).all()), f"{where} an output is not finite")
+        require(not any(verdict.violated for verdict in scene.verdicts(step)), f"{where} a finite bound is wrong")
+        if isinstance(policy, Budget):
+            require(bool(np.isfinite(bound).all()), f"{where} a head was not computed anew")
+        if damage == "keys" and isinstance(policy, PaperPolicy):
+            require(bool((step.certificate.rung == 4).all()), f"{where} scores of NaN passed the checks")
 
 
 def nothing_is_finite(name: str, array: AnyArray) -> None:
@@ -151,6 +160,15 @@ def nan_bound_zero() -> AbstractContextManager[None]:
         return np.nan_to_num(numerator / denominator)
 
     return patched((block_bound, "over", over))
+
+
+def nan_returned() -> AbstractContextManager[None]:
+    """Return outputs of NaN beside their infinite bounds."""
+
+    def anything(output: FloatArray) -> None:
+        """Check nothing."""
+
+    return patched((step_module, "require_numbers", anything))
 
 
 def consistency_of(keep: Any) -> AbstractContextManager[None]:
@@ -213,7 +231,11 @@ CHECKS = (
     ),
     Check("nan-fails-checks", "a NaN fails every check", checks_fail_on_nan),
     Check("corruption-noticed", "corruption in any exactly scored block raises the alarm", corruption_is_noticed),
-    Check("metadata-watched", "metadata of NaN cannot produce an output", metadata_is_watched),
+    Check(
+        "metadata-watched",
+        "NaN in what is stored yields no output, or one whose bound holds",
+        metadata_is_watched,
+    ),
 )
 
 MUTANTS = (
@@ -253,6 +275,7 @@ MUTANTS = (
         lambda: patched((monitors, "scores_consistent", consistent_unless_apart)),
         "metadata-watched",
     ),
+    Mutant("nan-returned", "A9", "an output of NaN beside a bound of infinity", nan_returned, "metadata-watched"),
     Mutant("nan-bound-zero", "A9", "a bound of NaN reported as 0", nan_bound_zero, "metadata-watched"),
     Mutant(
         "boundary-unless-above",
