@@ -1,0 +1,133 @@
+"""What a campaign prints and writes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from certkv.proofs.campaign.tally import KINDS, Ratio, Tally
+
+LEGEND = """encl.: judged by an enclosure; viol.: error above the bound; contr.: any other promise broken; \
+undec.: neither a violation nor proved to be none; inf: bound +inf.
+Error/bound, attained at least: max and mean (geometric) where quantization is most of the bound; round.: the largest
+where float64 rounding is most of it; cast: the largest where the output was rounded to 32 or 16 bits."""
+
+LINES = 20
+"""Findings printed in full; the JSON has all."""
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A number that a full campaign must reach."""
+
+    what: str
+    counted: int
+    needed: int
+
+    @property
+    def met(self) -> bool:
+        """Whether it is reached."""
+        return self.counted >= self.needed
+
+
+def total(tallies: dict[str, Tally]) -> Tally:
+    """Sum over generators."""
+    whole = Tally()
+    for tally in tallies.values():
+        whole.merge(tally)
+    return whole
+
+
+def requirements(whole: Tally, fraction: float) -> list[Requirement]:
+    """Return the numbers to reach, scaled by the fraction."""
+    needs = (
+        ("head-steps", whole.head_steps, 1_000_000),
+        ("with N >= 1,024 and d >= 64", whole.long_steps, 100_000),
+        ("with N >= 16,384", whole.very_long_steps, 1_000),
+        ("judged by enclosures", whole.enclosed, 10_000),
+    )
+    return [Requirement(what, counted, math.ceil(needed * fraction)) for what, counted, needed in needs]
+
+
+def show(console: Console, tallies: dict[str, Tally], seconds: float) -> None:
+    """Print the table and the findings."""
+    table = Table(title="Head-steps of the reference against exact attention")
+    columns = ("generator", "head-steps", "N", "encl.", "viol.", "contr.", "undec.", "inf")
+    ratios = ("max", "mean", "round.", "cast")
+    for i, column in enumerate((*columns, *ratios, "rungs 0 1 2 3 4")):
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    whole = total(tallies)
+    for name, tally in tallies.items():
+        table.add_row(*row(name, tally))
+    table.add_section()
+    table.add_row(*row("all", whole))
+    console.print(table)
+    console.print(LEGEND, highlight=False)
+    for title, lines in (
+        ("violation", whole.violations),
+        ("broken contract", whole.breaks),
+        ("undecided", whole.undecided),
+    ):
+        for line in lines[:LINES]:
+            console.print(f"{title}: {line}", soft_wrap=True, markup=False, highlight=False)
+        if len(lines) > LINES:
+            console.print(f"... and {len(lines) - LINES} more of these")
+    console.print(f"{seconds:.0f} s")
+
+
+def row(name: str, tally: Tally) -> list[str]:
+    """Cells of one generator."""
+    quantized, rounding, cast = (tally.ratios[kind] for kind in KINDS)
+    return [
+        name,
+        f"{tally.head_steps:,}",
+        f"{tally.least_tokens:,}-{tally.most_tokens:,}" if tally.head_steps else "-",
+        f"{tally.enclosed:,}",
+        str(len(tally.violations)),
+        str(len(tally.breaks)),
+        str(len(tally.undecided)),
+        f"{tally.infinite:,}",
+        number(quantized.largest),
+        number(quantized.mean),
+        number(rounding.largest),
+        number(cast.largest),
+        " ".join(f"{count:,}" for count in tally.rungs),
+    ]
+
+
+def number(x: float) -> str:
+    """Three digits, or a dash for none."""
+    return "-" if math.isnan(x) or x == 0.0 else f"{x:.3g}"
+
+
+def show_requirements(console: Console, wanted: list[Requirement]) -> None:
+    """Print counted and needed numbers."""
+    for r in wanted:
+        console.print(f"{r.counted:>12,} {r.what} (needed: {r.needed:,}){'' if r.met else '  MISSED'}")
+
+
+def ratio_json(ratio: Ratio) -> dict[str, Any]:
+    """One ratio for the JSON."""
+    mean = None if math.isnan(ratio.mean) else ratio.mean
+    return {"max": ratio.largest, "geometric_mean": mean, "positive": ratio.positive, "where": ratio.where}
+
+
+def tally_json(tally: Tally) -> dict[str, Any]:
+    """One generator for the JSON."""
+    return {
+        "head_steps": tally.head_steps,
+        "long_head_steps": tally.long_steps,
+        "very_long_head_steps": tally.very_long_steps,
+        "enclosed": tally.enclosed,
+        "tokens": [tally.least_tokens, tally.most_tokens] if tally.head_steps else None,
+        "infinite_bounds": tally.infinite,
+        "rungs": tally.rungs,
+        "violations": tally.violations,
+        "contract_breaks": tally.breaks,
+        "undecided": tally.undecided,
+        "error_over_bound": {kind: ratio_json(tally.ratios[kind]) for kind in KINDS},
+    }
