@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,10 +12,12 @@ import z3
 from certkv.proofs import lemmas
 from certkv.proofs.lemmas import all_lemmas
 from certkv.proofs.smt import __main__ as command
+from certkv.proofs.smt import solvers
 from certkv.proofs.smt.check import WANTED, ProofResult, prove, refute_broken
+from certkv.proofs.smt.engines import Answer
 from certkv.proofs.smt.lemma import Goal, Lemma, smtlib, smtlib_hypotheses
-from certkv.proofs.smt.solvers import SOLVERS, Answer, Outcome, solve, versions
-from certkv.proofs.smt.terms import at_most, between, inverse, real, reals
+from certkv.proofs.smt.solvers import SOLVERS, Outcome, solve, versions
+from certkv.proofs.smt.terms import at_most, between, inverse, norm_at_most, real, reals
 
 SQUARE = "(set-logic QF_NRA)\n(declare-const x Real)\n(assert (< (* x x) {}))\n(check-sat)\n"
 BITS = "(set-logic QF_BV)\n(declare-const x (_ BitVec 8))\n(assert ({} (bvadd x x) (bvshl x #x01)))\n(check-sat)\n"
@@ -97,6 +101,34 @@ def test_out_of_time_is_unknown() -> None:
     ).replace("#x0000000000000000b3a2f5f4fd4d9e2cb1c5", "(_ bv340282366920938460843936948965011886881 128)")
     far = "(assert (bvugt x (_ bv1 64)))\n(assert (bvugt y x))\n(check-sat)\n"
     assert solve(factors + far, "bitwuzla", limit=20).answer == "unknown"
+
+
+def test_a_solver_that_does_not_come_back_is_unknown() -> None:
+    """Where cvc5's nonlinear solver spends hours it counts no step: the triangle inequality in one piece."""
+    x1, x2, y1, y2, X, Y = reals("x1 x2 y1 y2 X Y")
+    triangle = real(norm_at_most([x1 + y1, x2 + y2], X + Y), norm_at_most([x1, x2], X), norm_at_most([y1, y2], Y))
+    outcome = solve(smtlib(triangle), "cvc5", wall=1.0)
+    assert outcome.answer == "unknown"
+    assert outcome.detail == "ended after 1 s of wall time"
+    assert 1.0 <= outcome.seconds < 10.0
+    assert solve(SQUARE.format(0), "cvc5").answer == "unsat"  # and the next question is answered
+
+
+def test_a_solver_that_dies_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = solvers._Engines()
+    monkeypatch.setattr(solvers, "_ENGINES", engines)
+    assert solve(SQUARE.format(0), "z3").answer == "unsat"
+    process = engines._process
+    assert process is not None
+    process.kill()
+    while process.poll() is None:
+        time.sleep(0.01)
+    assert solve(SQUARE.format(0), "z3").answer == "unsat"  # noticed, and started again
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    engines._close()
+    dead = solve(SQUARE.format(0), "z3")
+    assert dead.answer == "error"
+    assert "took its process down" in dead.detail
 
 
 def test_no_such_solver() -> None:

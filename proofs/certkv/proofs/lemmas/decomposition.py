@@ -15,7 +15,7 @@ from certkv.proofs.smt.terms import real, reals
 
 
 def _direct(n: int, *, normalised: bool = True) -> Goal:
-    """``W (O - c) = sum a' w V - c sum a' w`` is the sum of the three terms, for n tokens."""
+    # ``W (O - c) = sum a' w V - c sum a' w`` is the sum of the three terms, for n tokens
     a = reals(" ".join(f"a{t}" for t in range(n)))
     w = reals(" ".join(f"w{t}" for t in range(n)))
     v = reals(" ".join(f"v{t}" for t in range(n)))
@@ -30,7 +30,7 @@ def _direct(n: int, *, normalised: bool = True) -> Goal:
 
 
 def _step(*, centred: bool = True) -> Goal:
-    """Partial sums that satisfy the unnormalised identity still do with one token more."""
+    # partial sums that satisfy the unnormalised identity still do with one token more
     left, key, value, out, mass = reals("left key value out mass")
     a, w, v, v_hat, c, kappa = reals("a w v v_hat c kappa")
     distance = v - c if centred else v_hat - c
@@ -44,7 +44,7 @@ def _step(*, centred: bool = True) -> Goal:
 
 
 def _close(*, mass_is_one: bool = True) -> Goal:
-    """Divide the unnormalised identity over all tokens by W."""
+    # divide the unnormalised identity over all tokens by W
     exact, W, WO, c, key, value, out, mass, kappa = reals("O W WO c key value out mass kappa")
     return real(
         exact - c == key / W + kappa * value / W + kappa * (out - c) / W,
@@ -56,7 +56,7 @@ def _close(*, mass_is_one: bool = True) -> Goal:
 
 
 def _two_terms(*, same_weights: bool = True) -> Goal:
-    """One token's share of the paper's split."""
+    # one token's share of the paper's split
     a, a_prime, v, v_hat, key, value, total = reals("a a_prime v v_hat key value total")
     weight = a_prime if same_weights else a
     return real(

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from certkv.proofs.smt.engines import Answer
 from certkv.proofs.smt.lemma import Goal, Lemma, smtlib, smtlib_hypotheses
-from certkv.proofs.smt.solvers import Answer, Outcome, solve
+from certkv.proofs.smt.solvers import Outcome, solve
 
 Question = Literal["proof", "hypotheses", "broken"]
 

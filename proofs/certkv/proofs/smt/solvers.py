@@ -1,22 +1,33 @@
-"""The solvers, each fed the same SMT-LIB text through its own parser.
+"""Ask a solver about a text, in a process of its own, with two limits.
 
-Limits count steps of the solver where it can (z3, cvc5), so that a proof that passes here passes on a slow machine too;
-bitwuzla only knows a time per check. Whatever runs into a limit is ``unknown``, and that is a failure.
+The first limit counts the solver's steps (z3, cvc5; bitwuzla only knows time), so that a proof that passes here passes
+on a slow machine too. The second is wall time, because cvc5's nonlinear solver can spend hours without counting a
+step: the process is then ended. Whatever meets a limit is ``unknown``, and that is a failure.
 """
 
 from __future__ import annotations
 
-import re
+import atexit
+import json
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import bitwuzla
 import cvc5
 import z3
 
-Answer = Literal["unsat", "sat", "unknown", "error"]
+from certkv.proofs.smt.engines import ENGINES, Answer
+
+SOLVERS = tuple(ENGINES)
+
+LIMITS = {"z3": 1_000_000_000, "cvc5": 100_000_000, "bitwuzla": 600_000}
+"""Largest effort per check: z3 and cvc5 resource units, bitwuzla milliseconds."""
+
+WALL_SECONDS = 600.0
+"""Wall time after which a check is given up."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +40,7 @@ class Outcome:
     seconds : float
         Wall time, parsing included.
     detail : str
-        Values of the constants for "sat" where the solver gives them, the reason for "unknown", the message for
-        "error".
+        Values of the constants for "sat", the reason for "unknown", the message for "error".
     """
 
     answer: Answer
@@ -38,70 +48,70 @@ class Outcome:
     detail: str = ""
 
 
-LIMITS = {"z3": 1_000_000_000, "cvc5": 100_000_000, "bitwuzla": 600_000}
-"""Largest effort per check: z3 and cvc5 resource units, bitwuzla milliseconds."""
+class _Engines:
+    """The process that runs the solvers; started when needed, again after it had to be ended."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
+
+    def ask(self, text: str, solver: str, limit: int, wall: float) -> tuple[Answer, str]:
+        """One question, one answer."""
+        with self._lock:
+            process = self._running()
+            if process.stdin is None or process.stdout is None:
+                raise RuntimeError("the solvers' process has no pipes")
+            expired = threading.Event()
+
+            def end() -> None:
+                expired.set()
+                process.kill()
+
+            timer = threading.Timer(wall, end)
+            timer.start()
+            try:
+                process.stdin.write(json.dumps({"text": text, "solver": solver, "limit": limit}) + "\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+            except BrokenPipeError:
+                line = ""
+            finally:
+                timer.cancel()
+            if line:
+                answer, detail = json.loads(line)
+                return answer, detail
+            self._close()
+        if expired.is_set():
+            return "unknown", f"ended after {wall:g} s of wall time"
+        return "error", f"{solver} took its process down"
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is not None and self._process.poll() is not None:
+            self._close()
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "certkv.proofs.smt.engines"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+            )
+            atexit.register(self._close)
+        return self._process
+
+    def _close(self) -> None:
+        """End the process and reap it."""
+        if self._process is not None:
+            process, self._process = self._process, None
+            process.kill()
+            process.communicate()
+            atexit.unregister(self._close)
 
 
-def _z3(text: str, limit: int) -> tuple[Answer, str]:
-    logic = re.search(r"\(set-logic (\w+)\)", text)
-    context = z3.Context()
-    solver = z3.SolverFor(logic.group(1), ctx=context) if logic else z3.Solver(ctx=context)
-    solver.set("rlimit", limit)
-    try:
-        solver.from_string(text)
-        result = solver.check()
-    except z3.Z3Exception as error:
-        return "error", str(error)
-    if result == z3.sat:
-        return "sat", " ".join(str(solver.model()).split())
-    return ("unsat", "") if result == z3.unsat else ("unknown", solver.reason_unknown())
+_ENGINES = _Engines()
 
 
-def _cvc5(text: str, limit: int) -> tuple[Answer, str]:
-    solver = cvc5.Solver(cvc5.TermManager())
-    solver.setOption("rlimit", str(limit))
-    solver.setOption("produce-models", "true")
-    solver.setOption("fp-exp", "true")  # types other than binary32 and binary64
-    answers: list[str] = []
-    try:
-        parser = cvc5.InputParser(solver)
-        parser.setStringInput(cvc5.InputLanguage.SMT_LIB_2_6, text, "lemma")
-        symbols = parser.getSymbolManager()
-        while not (command := parser.nextCommand()).isNull():
-            answers.append(command.invoke(solver, symbols).strip())
-        said = [answer for answer in answers if answer]
-        if said == ["sat"]:
-            return "sat", ", ".join(f"{x} = {solver.getValue(x)}" for x in symbols.getDeclaredTerms())
-    except RuntimeError as error:
-        return "error", str(error)
-    if said == ["unsat"]:
-        return "unsat", ""
-    return ("unknown" if said and said[0].startswith("unknown") else "error"), " ".join(said)
-
-
-def _bitwuzla(text: str, limit: int) -> tuple[Answer, str]:
-    options = bitwuzla.Options()
-    options.set(bitwuzla.Option.TIME_LIMIT_PER, limit)
-    options.set(bitwuzla.Option.PRODUCE_MODELS, True)
-    manager = bitwuzla.TermManager()
-    try:
-        parser = bitwuzla.Parser(manager, options)
-        parser.parse(text, True, False)
-        solver = parser.bitwuzla()
-        result = solver.check_sat()
-        if result == bitwuzla.Result.SAT:
-            return "sat", ", ".join(f"{x} = {solver.get_value(x)}" for x in parser.get_declared_funs())
-    except bitwuzla.BitwuzlaException as error:
-        return "error", str(error)
-    return ("unsat", "") if result == bitwuzla.Result.UNSAT else ("unknown", "time limit")
-
-
-_RUN: dict[str, Callable[[str, int], tuple[Answer, str]]] = {"z3": _z3, "cvc5": _cvc5, "bitwuzla": _bitwuzla}
-
-SOLVERS = tuple(_RUN)
-
-
-def solve(text: str, solver: str, limit: int | None = None) -> Outcome:
+def solve(text: str, solver: str, limit: int | None = None, wall: float = WALL_SECONDS) -> Outcome:
     """Ask one solver about one SMT-LIB text with one ``(check-sat)``.
 
     Parameters
@@ -111,6 +121,8 @@ def solve(text: str, solver: str, limit: int | None = None) -> Outcome:
         One of ``SOLVERS``.
     limit : int, optional
         Effort in the solver's unit; default ``LIMITS[solver]``.
+    wall : float
+        Seconds of wall time after which the solver's process is ended.
 
     Returns
     -------
@@ -122,12 +134,12 @@ def solve(text: str, solver: str, limit: int | None = None) -> Outcome:
     ValueError
         If there is no such solver.
     """
-    if solver not in _RUN:
+    if solver not in ENGINES:
         raise ValueError(f"no solver {solver!r}; there are {', '.join(SOLVERS)}")
-    start = time.perf_counter()
     if text.count("(check-sat)") != 1:
         return Outcome("error", 0.0, "the text must have exactly one (check-sat)")
-    answer, detail = _RUN[solver](text, LIMITS[solver] if limit is None else limit)
+    start = time.perf_counter()
+    answer, detail = _ENGINES.ask(text, solver, LIMITS[solver] if limit is None else limit, wall)
     return Outcome(answer, time.perf_counter() - start, detail)
 
 
