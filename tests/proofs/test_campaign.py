@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,7 @@ def test_a_hundredth_is_sound(tmp_path: Path) -> None:
     whole = result["total"]
     assert not whole["violations"]
     assert not whole["contract_breaks"]
+    assert not whole["warnings"]
     assert not whole["undecided"]
     assert [r["needed"] for r in result["requirements"]] == [10_000, 1_000, 10, 100]
     assert all(r["counted"] >= r["needed"] for r in result["requirements"])
@@ -149,6 +151,18 @@ def test_an_error_of_the_reference_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(budget, "next_action", fails)
     tally = run_job(Job("gaussian", "small", 0), 0)
     assert any("ValueError: planted" in line for line in tally.breaks)
+
+
+def test_a_warning_of_the_reference_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = arithmetic.mass_ub
+
+    def noisy(mass: FloatArray, tokens: int) -> FloatArray:
+        warnings.warn("planted", RuntimeWarning, stacklevel=1)
+        return original(mass, tokens)
+
+    monkeypatch.setattr(arithmetic, "mass_ub", noisy)
+    tally = run_job(Job("gaussian", "small", 0), 0)
+    assert any("planted" in line for line in tally.warnings)
 
 
 def small_step(policy: Budget | Naive) -> tuple[Step, Cache, AnyArray]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from certkv.proofs.campaign.tally import KINDS, Ratio, Tally
 
 LEGEND = """encl.: judged by an enclosure; viol.: error above the bound; contr.: any other promise broken; \
-undec.: neither a violation nor proved to be none; inf: bound +inf.
+warn.: warnings of NumPy; undec.: neither a violation nor proved to be none; inf: bound +inf.
 Error/bound, attained at least: max and mean (geometric) where quantization is most of the bound; round.: the largest
 where float64 rounding is most of it; cast: the largest where the output was rounded to 32 or 16 bits."""
 
@@ -56,7 +56,7 @@ def requirements(whole: Tally, fraction: float) -> list[Requirement]:
 def show(console: Console, tallies: dict[str, Tally], seconds: float) -> None:
     """Print the table and the findings."""
     table = Table(title="Head-steps of the reference against exact attention")
-    columns = ("generator", "head-steps", "N", "encl.", "viol.", "contr.", "undec.", "inf")
+    columns = ("generator", "head-steps", "N", "encl.", "viol.", "contr.", "warn.", "undec.", "inf")
     ratios = ("max", "mean", "round.", "cast")
     for i, column in enumerate((*columns, *ratios, "rungs 0 1 2 3 4")):
         table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
@@ -70,6 +70,7 @@ def show(console: Console, tallies: dict[str, Tally], seconds: float) -> None:
     for title, lines in (
         ("violation", whole.violations),
         ("broken contract", whole.breaks),
+        ("warning", whole.warnings),
         ("undecided", whole.undecided),
     ):
         for line in lines[:LINES]:
@@ -89,6 +90,7 @@ def row(name: str, tally: Tally) -> list[str]:
         f"{tally.enclosed:,}",
         str(len(tally.violations)),
         str(len(tally.breaks)),
+        str(len(tally.warnings)),
         str(len(tally.undecided)),
         f"{tally.infinite:,}",
         number(quantized.largest),
@@ -128,6 +130,7 @@ def tally_json(tally: Tally) -> dict[str, Any]:
         "rungs": tally.rungs,
         "violations": tally.violations,
         "contract_breaks": tally.breaks,
+        "warnings": tally.warnings,
         "undecided": tally.undecided,
         "error_over_bound": {kind: ratio_json(tally.ratios[kind]) for kind in KINDS},
     }

@@ -132,7 +132,7 @@ class Case:
                 self.broke(f"{type(error).__name__}: {error}", policy, index)
                 return None
         for text in sorted({str(warning.message) for warning in caught}):
-            self.broke(f"warning: {text}", policy, index)
+            self.tally.warnings.append(f"{self.job.command(self.seed)}  # step {index}, {policy}: {text}")
         return step
 
     def judge(self, q: AnyArray, taken: list[Taken], visible: int) -> list[list[Verdict]]:

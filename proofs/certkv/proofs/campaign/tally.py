@@ -53,8 +53,9 @@ class Tally:
         Judged, and neither a violation nor proved to be within the bound; one line each.
     infinite : int
         Bound is ``+inf``: nothing is claimed.
-    violations, breaks : list of str
-        One line each, with the command that repeats it.
+    violations, breaks, warnings : list of str
+        One line each, with the command that repeats it: a bound too small; any other promise broken; a warning that
+        escaped from the reference, which no finite input should cause.
     least_tokens, most_tokens : int
         Tokens seen by a query.
     rungs : list of int
@@ -71,6 +72,7 @@ class Tally:
     undecided: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     breaks: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     least_tokens: int = 2**62
     most_tokens: int = 0
     rungs: list[int] = field(default_factory=lambda: [0] * 5)
@@ -83,6 +85,7 @@ class Tally:
         self.undecided += other.undecided
         self.violations += other.violations
         self.breaks += other.breaks
+        self.warnings += other.warnings
         self.least_tokens = min(self.least_tokens, other.least_tokens)
         self.most_tokens = max(self.most_tokens, other.most_tokens)
         self.rungs = [a + b for a, b in zip(self.rungs, other.rungs, strict=True)]

@@ -14,12 +14,12 @@ __all__ = ["GENERATORS", "Data", "GeneratorOfCases"]
 
 Adjust = Callable[[Rng, Setting], Setting]
 
-EVERYWHERE = {"small": 300, "enclosed": 60, "medium": 16, "large": 10}
-NO_LARGE = {"small": 300, "enclosed": 60, "medium": 16}
-ATTACK = {"small": 300, "enclosed": 60, "medium": 12}
-SHORT = {"small": 300, "enclosed": 60}
+EVERYWHERE = {"small": 200, "enclosed": 60, "medium": 16, "large": 10}
+NO_LARGE = {"small": 200, "enclosed": 60, "medium": 16}
+ATTACK = {"small": 200, "enclosed": 60, "medium": 12}
+SHORT = {"small": 200, "enclosed": 60}
 ATTACK_LARGE = {**ATTACK, "large": 10}
-CLIMB = {"small": 200, "enclosed": 6}
+CLIMB = {"small": 150, "enclosed": 6}
 
 
 def bfloat16(rng: Rng, s: Setting) -> Setting:
