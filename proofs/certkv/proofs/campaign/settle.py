@@ -5,15 +5,13 @@ from __future__ import annotations
 import numpy as np
 from flint import arb
 
-from certkv.reference.exact import Enclosure, Verdict
-from certkv.reference.exact.enclosure import float_lb, float_ub, working_precision
+from certkv.reference.exact import Enclosure, Verdict, distance
+from certkv.reference.exact.enclosure import float_lb, float_ub
 from certkv.reference.numbers import norm_ub
 from certkv.reference.numbers.types import AnyArray, FloatArray
 
 RADII = (2.0**-24, 2.0**-60, 2.0**-200)
 """Of the enclosures, relative to the bound; the last is finer than any margin of a float64 bound that has one."""
-
-PRECISION_OF_NORM = 4096
 
 
 def is_open(verdict: Verdict, bound: float) -> bool:
@@ -45,7 +43,7 @@ def settle(
     verdict = Verdict(0.0, np.inf, False, "enclosure")
     for radius in RADII:
         exact = with_constant_channels(enclosure.attention(q, scale, radius * unit), values)
-        error = norm(output, exact)
+        error = distance(output, exact)
         lb, ub = float_lb(error), float_ub(error)
         if not (np.isnan(lb) or np.isnan(ub)):
             verdict = Verdict(max(lb, 0.0), ub, lb > bound, "enclosure")
@@ -58,13 +56,3 @@ def with_constant_channels(exact: list[arb], values: FloatArray) -> list[arb]:
     """Replace each channel on which all values agree by that number, which an average of them is exactly."""
     constant = (values == values[0]).all(axis=0)
     return [arb(float(x)) if same else ball for ball, x, same in zip(exact, values[0], constant, strict=True)]
-
-
-def norm(output: FloatArray, exact: list[arb]) -> arb:
-    """Enclose the distance.
-
-    Products, not powers: python-flint's ``x ** 2`` is NaN for a ball of midpoint 0.
-    """
-    with working_precision(PRECISION_OF_NORM):
-        differences = [arb(x) - e for x, e in zip(output.tolist(), exact, strict=True)]
-        return sum((x * x for x in differences), arb(0)).nonnegative_part().sqrt()
