@@ -51,7 +51,8 @@ def check_tolerance(step: Step, policy: Policy, values: AnyArray, ratio: int) ->
         limit = np.full(len(c.bound), t)
     elif policy.relative_to == "output":
         # of the quantized pass, so comparable only where that pass was accepted
-        reported = t / (1.0 + t) * norm_ub(step.output.astype(np.float64))
+        with np.errstate(invalid="ignore"):  # 0 * inf for an output beyond its type, which is not accepted
+            reported = t / (1.0 + t) * norm_ub(step.output.astype(np.float64))
         limit = np.where(c.rung < 3, reported, np.inf)
     else:
         # a weighted mean of norms is at most the largest norm
@@ -103,7 +104,9 @@ def check_relative(step: Step, policy: Policy, error_lb: FloatArray, truth_norm_
     if not (isinstance(policy, Budget) and policy.relative_to == "output"):
         return []
     met = (step.certificate.bound <= step.certificate.tolerance) & (step.certificate.rung < 3)
-    return failing(~met | (error_lb <= policy.tolerance * truth_norm_ub), "error > t ||exact|| under a met budget")
+    with np.errstate(invalid="ignore"):  # as above
+        kept = error_lb <= policy.tolerance * truth_norm_ub
+    return failing(~met | kept, "error > t ||exact|| under a met budget")
 
 
 def check_same(first: Step, again: Step) -> Findings:
