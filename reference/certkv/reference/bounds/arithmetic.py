@@ -40,7 +40,10 @@ NEGLIGIBLE = 2.0**-1000
 
 def score_rounding_ub(scale: float, q_norm_ub: FloatArray, k_norm_ub: FloatArray, head_dim: int) -> FloatArray:
     """Upper bound of ``|s' - scale q . k_hat|``: what rounding does to a score, before the maximum is taken off."""
-    return np.asarray(gamma(head_dim + 2) * abs(scale) * q_norm_ub * k_norm_ub * outward(4))
+    zero = np.asarray(q_norm_ub) == 0.0
+    # the dot product of a zero query is exact, also with keys whose norm is beyond the annotation's range
+    product = np.where(zero, 0.0, np.where(zero, 1.0, q_norm_ub) * k_norm_ub)
+    return np.asarray(gamma(head_dim + 2) * abs(scale) * product * outward(4))
 
 
 def log_weight_error_ub(
