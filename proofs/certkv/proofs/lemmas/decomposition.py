@@ -1,7 +1,7 @@
 """Identity ``decomposition``, one coordinate at a time: vectors enter linearly, so a coordinate is enough.
 
-Any number of tokens: `STEP` adds one token to the unnormalised identity, which holds for none (all sums 0); `CLOSE`
-puts the mass to 1. n = 2 and n = 3 are proved directly besides.
+Any number of tokens: `decomposition.step` adds one to the unnormalised identity, which holds for none (all sums 0);
+`decomposition.close` puts the mass to 1. n = 2 and n = 3 are proved directly besides.
 """
 
 from __future__ import annotations

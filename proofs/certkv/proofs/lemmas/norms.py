@@ -1,6 +1,7 @@
 """Euclidean norms, for all theorems: two vectors lie in a plane, so two coordinates stand for any head size.
 
-A sum over any number of tokens is an induction: `CROSS` and `ADD` are its step, a partial sum and one more vector.
+A sum over any number of tokens is an induction: `norms.cross` and `norms.add` are its step, a partial sum and one
+more vector.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def _cross(*, factor: int = 1) -> Goal:
 
 
 def _add(*, factor: int = 1) -> Goal:
-    # the triangle inequality between squares; the inner product is bounded by `_cross`
+    # the triangle inequality between squares; the inner product is bounded by `norms.cross`
     xx, yy, xy, X, Y, a = reals("xx yy xy X Y a")
     return real(
         xx + 2 * a * xy + a * a * yy <= (X + a * Y) * (X + a * Y),
