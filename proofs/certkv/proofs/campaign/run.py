@@ -16,6 +16,7 @@ from certkv.proofs.campaign.settle import is_open, settle
 from certkv.proofs.campaign.tally import Tally
 from certkv.reference import Cache, CertkvError, Policy, Step, decode
 from certkv.reference.exact import Enclosure, Verdict, judge
+from certkv.reference.numbers import norm_ub
 from certkv.reference.numbers.types import AnyArray, FloatArray
 
 REPEATED = 0.05
@@ -172,7 +173,7 @@ class Case:
     def check(self, entry: Taken, visible: int, index: int, error_lb: FloatArray, error_ub: FloatArray) -> None:
         """Check everything a step promises besides its bound."""
         step, policy = entry.step, entry.policy
-        norms = np.linalg.norm(step.output.astype(np.float64), axis=-1) * (1.0 + 2.0**-40)
+        norms = norm_ub(step.output.astype(np.float64))  # outputs down to e^-745, whose squares underflow
         findings = [
             *contract.check_numbers(step),
             *contract.check_tolerance(step, policy, self.v[:visible], self.setting.ratio),
