@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import z3
 
-from certkv.proofs import lemmas
 from certkv.proofs.lemmas import all_lemmas
 from certkv.proofs.smt import __main__ as command
 from certkv.proofs.smt import solvers
@@ -234,5 +234,10 @@ def test_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
     assert "2 lemmas, 1 failures" in out or "2 lemmas, 2 failures" in out
 
 
-def test_lemmas_package_is_what_is_tested() -> None:
-    assert lemmas.__name__ == "certkv.proofs.lemmas"
+def test_command_writes_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "all_lemmas", lambda: (GOOD, replace(GOOD, id="smt.slow", quick=False)))
+    assert command.main(["smt", "--quick", "--write", str(tmp_path)]) == 0
+    texts = {path.name: path.read_text("utf-8") for path in tmp_path.iterdir()}
+    assert set(texts) == {"smt.good.smt2", "smt.good.broken.smt2"}
+    assert solve(texts["smt.good.smt2"], "cvc5").answer == "unsat"
+    assert solve(texts["smt.good.broken.smt2"], "cvc5").answer == "sat"
