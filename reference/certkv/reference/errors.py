@@ -70,7 +70,7 @@ class CorruptionError(CertkvError):
 
     def __init__(self, head: int) -> None:
         super().__init__(
-            f"the output of query head {head} is NaN although q, k and v were finite: codes, metadata or annotations in "
-            "the cache were damaged after they were written; cache.reset() and append the tokens again"
+            f"the output of query head {head} is NaN although q, k and v were finite: codes, metadata or annotations "
+            "in the cache were damaged after they were written; cache.reset() and append the tokens again"
         )
         self.head = head

@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from certkv.proofs.mutants.inputs import gaussian, half, tilted
@@ -44,6 +45,16 @@ def rounding_is_covered() -> None:
     for where, scene in {"scores": ill_conditioned(), "sums": one_value(), "both": gaussian(8, keys="dense")}.items():
         dense = replace(scene, values="dense")
         require_sound(dense, dense.decode(Naive()), where=where)
+
+
+def underflow_is_charged() -> None:
+    """Heavy tokens of value 0, and light ones whose weight times value is below the smallest float64."""
+    k, v = np.zeros((656, 1, 1)), np.zeros((656, 1, 1))
+    k[16:], v[16:] = -652.0, 2.0**-133
+    bf16 = ml_dtypes.bfloat16
+    scene = Scene(np.ones((1, 1), np.float32), k.astype(bf16), v.astype(bf16), 16, "dense", "dense", 653.05 / 652)
+    for policy in (Naive(), Budget(1e-3), Budget(0.0)):
+        require_sound(scene, scene.decode(policy), where=policy.name)
 
 
 def rounding_of_rung_3_is_covered() -> None:
@@ -151,6 +162,7 @@ CHECKS = (
     Check("cast", "the bound covers the final rounding to the output type", cast_is_covered),
     Check("cast-divided", "eps_acc stands above the denominator, which is below 1", cast_is_divided),
     Check("small-weights", "small weights are computed or charged", small_weights_count),
+    Check("underflow", "products that underflow are charged", underflow_is_charged),
 )
 
 MUTANTS = (
@@ -171,6 +183,13 @@ MUTANTS = (
         "the denominator taken as 1",
         lambda: patched((block_bound, "exp_minus_lb", lambda x: np.ones(x.shape))),
         "cast-divided",
+    ),
+    Mutant(
+        "underflow-for-free",
+        "-",
+        "products of weights and values that underflow not charged",
+        lambda: patched((arithmetic, "LOST_TO_UNDERFLOW", 0.0)),
+        "underflow",
     ),
     Mutant(
         "flush-for-free",

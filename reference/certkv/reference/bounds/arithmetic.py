@@ -1,9 +1,9 @@
 """The rounding of the reference's own float64 step, as terms of the certificate (theorem ``arithmetic``).
 
 Model. ``+ - * /`` round to nearest (``|theta| <= u = 2**-53``); a dot product or sum of n terms may be taken in any
-order, with or without fused multiply-add (Higham, Section 3.1), so its relative error is at most ``gamma_n`` times the
-sum of absolute values; NumPy's ``exp`` and ``expm1`` are within ``EXP_ULPS`` ulp - an assumption, tested against
-enclosures.
+order, with or without fused multiply-add (Higham, Section 3.1), so its relative error is at most ``gamma_n`` times
+the sum of absolute values, and every term meets at most n factors ``1 + theta``; NumPy's ``exp`` and ``expm1`` are
+within ``EXP_ULPS`` ulp - an assumption, tested against enclosures.
 
 **Weights.** With ``k'`` the float64 decode (one rounding from the exact meaning ``k_hat``), the computed score is
 ``s' = fl(scale * fl(q . k'))``, so ``|s' - scale q . k_hat| <= gamma_{d+2} |scale| ||q|| ||k_hat||``. The computed
@@ -36,6 +36,13 @@ UNDERFLOW = -700.0
 
 NEGLIGIBLE = 2.0**-1000
 """More than ``exp(UNDERFLOW)`` with its roundings: ``exp(-700) < 2**-1009``."""
+
+LOST_TO_UNDERFLOW = 2.0**-900
+"""More than all underflow of a step can lose.
+
+A product that underflows is off by at most 2**-1075; at most 2**40 of them go into a component of the output (weights
+times values) or into the certificate, where what follows multiplies them by at most 2**131, the largest radius.
+"""
 
 
 def score_rounding_ub(scale: float, q_norm_ub: FloatArray, k_norm_ub: FloatArray, head_dim: int) -> FloatArray:
@@ -86,7 +93,7 @@ def accumulation_ub(tokens: int, mean_norm_ub: FloatArray, max_norm_ub: FloatArr
     -------
     float64 [heads]
     """
-    absolute = 4.0 * tokens * NEGLIGIBLE * max_norm_ub
+    absolute = 4.0 * tokens * NEGLIGIBLE * max_norm_ub + LOST_TO_UNDERFLOW
     return np.asarray((gamma(2 * tokens + 6) * mean_norm_ub + absolute) * outward(8))
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from certkv.reference.bounds.arithmetic import exp_minus_lb, expm1_ub
+from certkv.reference.bounds.arithmetic import LOST_TO_UNDERFLOW, exp_minus_lb, expm1_ub
 from certkv.reference.bounds.hull import hull
 from certkv.reference.numbers import outward
 from certkv.reference.numbers.types import FloatArray
@@ -95,6 +95,8 @@ def block_bound(
         value_sum = value_terms.sum(axis=-1) * factor
         numerator = (key_terms.sum(axis=-1) + value_terms.sum(axis=-1) + accumulation_ub) * factor
     denominator = (mass_lb * exp_minus_lb(delta)).sum(axis=-1) / factor
+    # below this, underflow of the terms could have raised the sum by more than its roundings did
+    denominator = np.where(denominator < LOST_TO_UNDERFLOW, 0.0, denominator)
     theorem = over(numerator, denominator)
     bound = np.minimum(theorem, hull(radius_ub))
     # Where the hull is the smaller one the parts are cut to it, so that they stay finite and comparable.

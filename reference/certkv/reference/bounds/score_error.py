@@ -13,7 +13,8 @@ The paper's forms assume ``|e_c| <= s_c / 2``, which rounding breaks (by up to a
 elsewhere); the measured forms assume nothing about the quantizer. Derivation: docs/derivations/score_error.md.
 
 Every function returns an upper bound of its formula over the given float64 numbers. Elements of q, steps and norms
-are 0 or at least 2^-300 in magnitude, which 16-bit and 32-bit numbers are, so that no product underflows.
+are 0 or at least 2^-300 in magnitude, which 16-bit and 32-bit numbers are, and the scale is at least 2^-128, so that no
+product underflows.
 """
 
 from __future__ import annotations

@@ -44,7 +44,12 @@ def tolerance(policy: Budget, group: Group, seen: Attended, output: FloatArray) 
     if policy.relative_to == "absolute":
         return np.full(len(output), t)
     if policy.relative_to == "output":
-        return np.asarray(t / (1.0 + t) * norm_lb(output) / outward(3))
+        return below(t / (1.0 + t) * norm_lb(output) / outward(3))
     mass = arithmetic.mass_lb(seen.mass, group.view.tokens)
     mean = mean_value_norms(group)
-    return np.asarray(t * (mass * mean).sum(axis=-1) / outward(len(mean) + 2))
+    return below(t * (mass * mean).sum(axis=-1) / outward(len(mean) + 2))
+
+
+def below(x: FloatArray) -> FloatArray:
+    """Take off what underflow of the products can have added; at least 0."""
+    return np.maximum(x - arithmetic.LOST_TO_UNDERFLOW, 0.0)
