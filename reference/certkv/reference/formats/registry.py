@@ -1,4 +1,4 @@
-"""Formats by name."""
+"""Formats by name: our own, and those that a user has registered."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from certkv.reference.formats.token_group import INT4_G16, INT4_G32, INT8_G64
 
 _ALL: tuple[Format, ...] = (INT8_PAPER, INT4_G16, INT4_G32, INT8_G64, INT4, INT8, DENSE)
 
-KEY_FORMATS: Mapping[str, Format] = MappingProxyType({f.name: f for f in _ALL if KEYS in f.kind})
-VALUE_FORMATS: Mapping[str, Format] = MappingProxyType({f.name: f for f in _ALL if VALUES in f.kind})
+_KEYS: dict[str, Format] = {f.name: f for f in _ALL if KEYS in f.kind}
+_VALUES: dict[str, Format] = {f.name: f for f in _ALL if VALUES in f.kind}
+
+KEY_FORMATS: Mapping[str, Format] = MappingProxyType(_KEYS)
+VALUE_FORMATS: Mapping[str, Format] = MappingProxyType(_VALUES)
 
 
 def key_format(name: str) -> Format:
@@ -26,6 +29,37 @@ def key_format(name: str) -> Format:
 def value_format(name: str) -> Format:
     """Return the value format of that name; SettingError lists the names."""
     return _find(name, "value", VALUE_FORMATS)
+
+
+def register(fmt: Format) -> None:
+    """Make a format known by its name, for what its kind says.
+
+    Raises
+    ------
+    SettingError
+        The name is taken (a name never changes its meaning), or the kind is not one or both of "keys" and "values".
+    """
+    if not fmt.kind or not fmt.kind <= {KEYS, VALUES}:
+        raise SettingError(f"format {fmt.name!r} has kind {set(fmt.kind)}; give one or both of {KEYS!r} and {VALUES!r}")
+    if fmt.name in _KEYS or fmt.name in _VALUES:
+        raise SettingError(f"there is already a format {fmt.name!r}; give yours another name, or unregister that one")
+    for kind, formats in ((KEYS, _KEYS), (VALUES, _VALUES)):
+        if kind in fmt.kind:
+            formats[fmt.name] = fmt
+
+
+def unregister(name: str) -> None:
+    """Forget a registered format; caches that hold blocks in it keep it.
+
+    Raises
+    ------
+    SettingError
+        No such format, or one of our own.
+    """
+    if name in (fmt.name for fmt in _ALL) or not (name in _KEYS or name in _VALUES):
+        raise SettingError(f"{name!r} is not a format that was registered")
+    _KEYS.pop(name, None)
+    _VALUES.pop(name, None)
 
 
 def _find(name: str, what: str, formats: Mapping[str, Format]) -> Format:
