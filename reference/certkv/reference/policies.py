@@ -114,6 +114,8 @@ class Budget:
     rounds: int = 3
 
     def __post_init__(self) -> None:
+        # a float16 would be computed with as one
+        object.__setattr__(self, "tolerance", float(self.tolerance))
         good = math.isfinite(self.tolerance) and self.tolerance >= 0
         _require(good, f"tolerance is {self.tolerance}; give a finite number of at least 0")
         _require(

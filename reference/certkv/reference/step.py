@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from certkv.reference.cache import Cache
-from certkv.reference.cache.checks import require_dtype, require_finite, require_shape
+from certkv.reference.cache.checks import require_dtype, require_finite, require_plain, require_shape, whole_number
 from certkv.reference.certificate import Certificate
 from certkv.reference.errors import CorruptionError, SettingError, ShapeError
 from certkv.reference.numbers.types import AnyArray, FloatArray
@@ -69,7 +69,7 @@ def decode(
     cache : Cache
     policy : Naive, PaperPolicy or Budget
     scale : float or None
-        Softmax scale, this very float64 number; None for the float64 nearest to ``1 / sqrt(head_dim)``.
+        Softmax scale, this very float64 number; None for what ``1.0 / math.sqrt(head_dim)`` gives in float64.
     position : int or None
         Position of a causal query, which sees tokens 0 to ``position``, in the state the cache had then; None to see
         all.
@@ -96,6 +96,7 @@ def decode(
     CorruptionError
         What is stored no longer means a number (precondition P1).
     """
+    require_plain("q", q)
     require_dtype("q", q, QUERY_DTYPES)
     require_shape("q", q, ("q_heads", cache.head_dim))
     require_finite("q", q)
@@ -104,6 +105,7 @@ def decode(
         raise ShapeError(f"q has {heads} heads; give a positive multiple of the cache's {cache.kv_heads} KV heads")
     scale = checked_scale(scale, cache.head_dim)
     out = output_dtype(out_dtype)
+    index = whole_number("index", index)
 
     size = heads // cache.kv_heads
     pinned = 1 if isinstance(policy, Budget) else 0

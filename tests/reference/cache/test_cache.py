@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -167,3 +169,87 @@ def test_a_block_never_stored_is_an_error() -> None:
     for block in (4, -1):
         with pytest.raises(HostMissingError):
             cache.view(1).originals("values", np.array([block]))
+
+
+@pytest.mark.parametrize("failing", ["encode", "host"])
+def test_an_append_that_fails_changes_nothing(failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory may run out anywhere: an append happens whole or not at all."""
+    k, v = draw(30)
+    cache, untouched = new(), new()
+    for one in (cache, untouched):
+        one.append(k[:6], v[:6])
+
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        if failing == "encode":
+            patch.setattr("certkv.reference.cache.cache.annotate_values", no_memory)
+        else:
+            patch.setattr(cache.host, "append", no_memory)
+        with pytest.raises(MemoryError):
+            cache.append(k[6:], v[6:])
+    for one in (cache, untouched):
+        one.append(k[6:], v[6:])
+    assert cache.tokens == 30
+    np.testing.assert_array_equal(cache.anchor(), untouched.anchor())
+    for side in SIDES:
+        np.testing.assert_array_equal(cache.encoded(side).codes, untouched.encoded(side).codes)
+        np.testing.assert_array_equal(cache.view(1).all_originals(side), untouched.view(1).all_originals(side))
+
+
+def test_a_host_append_that_fails_stores_neither_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second side runs out of memory: the first must not be there without it."""
+    cache = new()
+    k, v = draw(8)
+    cache.append(k[:4], v[:4])
+    blocks = k[4:].reshape(1, BLOCK, KV_HEADS, HEAD_DIM).transpose(0, 2, 1, 3)
+    real, calls = np.concatenate, []
+
+    def second_fails(*arguments: object, **named: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError
+        return real(*arguments, **named)  # type: ignore[call-overload]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "concatenate", second_fails)
+        with pytest.raises(MemoryError):
+            cache.host.append(blocks, blocks)
+    for side in SIDES:
+        with pytest.raises(HostMissingError):
+            cache.host.read(side, 0, np.array([1]))
+
+
+def test_what_is_not_a_plain_array_is_refused() -> None:
+    """A masked array hides elements from every check; a list has no dtype."""
+    k, v = draw(5)
+    masked: Any = np.ma.MaskedArray(v, mask=np.arange(v.size).reshape(v.shape) == 7)  # type: ignore[no-untyped-call]
+    for bad in (masked, v.tolist()):
+        with pytest.raises(DTypeError, match="plain NumPy array"):
+            new().append(k, bad)
+
+
+def test_sizes_are_whole_numbers() -> None:
+    """A uint8 block would wrap around at 256 tokens."""
+    cache = Cache(kv_heads=KV_HEADS, head_dim=HEAD_DIM, block=np.uint8(200))  # type: ignore[arg-type]
+    k, v = draw(450)
+    cache.append(k, v)
+    assert cache.tokens == 450
+    assert cache.view(0, np.uint8(249)).tokens == 250  # type: ignore[arg-type]
+    for bad in (2.0, True, "4", np.array([4])):
+        with pytest.raises(SettingError, match="whole number"):
+            Cache(kv_heads=KV_HEADS, head_dim=HEAD_DIM, block=bad)  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="position"):
+        cache.view(0, True)
+
+
+def test_the_cache_owns_what_it_holds() -> None:
+    """Writing into the arrays after an append changes nothing."""
+    k, v = draw(7)
+    kept = k.copy(), v.copy()
+    cache = new()
+    cache.append(k, v)
+    k[:], v[:] = 0, 0
+    np.testing.assert_array_equal(cache.view(1).all_originals("keys"), kept[0][:, 1])
+    np.testing.assert_array_equal(cache.view(1).all_originals("values"), kept[1][:, 1])

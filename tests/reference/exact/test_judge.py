@@ -179,3 +179,13 @@ def test_vague_errors_are_enclosed() -> None:
     # the requested radius is 2**-24 of the bound, so the error is known to within that
     assert 0 < sharp[0].error_ub < bound[0]
     assert sharp[0].error_ub - sharp[0].error_lb <= 2.0**-22 * bound[0]
+
+
+@pytest.mark.parametrize(("output", "bound"), [(1e-45, 0.0), (1e-40, 1e-41), (1e-300, 0.0), (1e-300, 1e-301)])
+def test_tiny_errors_above_tiny_bounds(output: float, bound: float) -> None:
+    """Values of size 1 that cancel exactly: however small the error, a smaller bound is violated."""
+    q, k = np.ones((1, 1), np.float16), np.array([[0.3], [0.1], [0.1]], np.float16)
+    v = np.array([[0.0], [1.0], [-1.0]], np.float16)
+    for enclosures in ("doubtful", "vague", "always"):
+        (verdict,) = judge(np.array([[output]]), np.array([bound]), q, k, v, 0.7, enclosures=enclosures)
+        assert verdict.violated, verdict

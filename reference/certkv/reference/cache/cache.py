@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from certkv.reference.annotations import KeyAnnotations, ValueAnnotations, annotate_keys, annotate_values
-from certkv.reference.cache.checks import require_dtype, require_finite, require_shape
+from certkv.reference.cache.checks import require_dtype, require_finite, require_plain, require_shape, whole_number
 from certkv.reference.cache.host import HostTier, Side
 from certkv.reference.cache.scratch import Scratch
 from certkv.reference.cache.view import View
@@ -59,18 +59,19 @@ class Cache:
         scratch_bytes: int = 0,
     ) -> None:
         self._formats: dict[Side, Format] = {"keys": key_format(keys), "values": value_format(values)}
-        self.block = self._formats["keys"].default_block if block is None else block
-        for name, size in (("kv_heads", kv_heads), ("head_dim", head_dim), ("block", self.block)):
+        default = self._formats["keys"].default_block
+        self.block = default if block is None else whole_number("block", block)
+        self.kv_heads = whole_number("kv_heads", kv_heads)
+        self.head_dim = whole_number("head_dim", head_dim)
+        for name, size in (("kv_heads", self.kv_heads), ("head_dim", self.head_dim), ("block", self.block)):
             if size < 1:
                 raise SettingError(f"{name} is {size}; give at least 1")
-        if scratch_bytes < 0:
+        self._scratch_bytes = whole_number("scratch_bytes", scratch_bytes)
+        if self._scratch_bytes < 0:
             raise SettingError(f"scratch_bytes is {scratch_bytes}; give at least 0")
-        self.kv_heads = kv_heads
-        self.head_dim = head_dim
         self.dtype = float_type(dtype).dtype
         if self.dtype not in (FLOAT16.dtype, BFLOAT16.dtype):
             raise SettingError(f"dtype is {self.dtype.name}; originals are float16 or bfloat16")
-        self._scratch_bytes = scratch_bytes
         self.reset()
 
     def reset(self) -> None:
@@ -103,6 +104,7 @@ class Cache:
         ShapeError, DTypeError, NonFiniteError
         """
         for name, array in (("k", k), ("v", v)):
+            require_plain(name, array)
             require_shape(name, array, ("tokens", self.kv_heads, self.head_dim))
             require_dtype(name, array, (self.dtype,))
             require_finite(name, array)
@@ -134,7 +136,7 @@ class Cache:
         """
         if self.tokens == 0:
             raise InputError("the cache is empty; append keys and values before decoding")
-        tokens = self.tokens if position is None else position + 1
+        tokens = self.tokens if position is None else whole_number("position", position) + 1
         if not 1 <= tokens <= self.tokens:
             raise InputError(f"position {position} is outside the cache, which holds positions 0 to {self.tokens - 1}")
         return View(self, kv_head, tokens // self.block, tokens)
@@ -176,20 +178,22 @@ class Cache:
 
     def _encode(self, k: AnyArray, v: AnyArray) -> None:
         """Encode, measure and store full blocks, [full, kv_heads, block, d]."""
-        if self._anchor is None:
+        anchor = self._anchor
+        if anchor is None:
             # any vector is a valid anchor; it is kept in FP32, and that stored vector is what is measured against
             mean = v[0].astype(np.float64).mean(axis=1)
-            self._anchor = mean.astype(np.float32).astype(np.float64)
+            anchor = mean.astype(np.float32).astype(np.float64)
         keys, values = self._formats["keys"].encode(k), self._formats["values"].encode(v)
         key_annotations = annotate_keys(k, keys, self._formats["keys"])
-        anchor = np.broadcast_to(self._anchor, (len(v), *self._anchor.shape))
         value_annotations = annotate_values(v, values, self._formats["values"], anchor)
         if self.blocks:
             keys = concatenate([self.encoded("keys"), keys])
             values = concatenate([self.encoded("values"), values])
             key_annotations = KeyAnnotations.concatenate([self.key_annotations(), key_annotations])
             value_annotations = ValueAnnotations.concatenate([self.value_annotations(), value_annotations])
+        self.host.append(k, v)
+        # nothing below can fail, so that an append happens whole or not at all
         self._encoded = {"keys": keys, "values": values}
         self._key_annotations, self._value_annotations = key_annotations, value_annotations
-        self.host.append(k, v)
+        self._anchor = anchor
         self.blocks += len(k)

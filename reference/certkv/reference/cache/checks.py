@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 import numpy as np
 
-from certkv.reference.errors import DTypeError, NonFiniteError, ShapeError
+from certkv.reference.errors import DTypeError, NonFiniteError, SettingError, ShapeError
 from certkv.reference.numbers.types import AnyArray
+
+
+def require_plain(name: str, array: object) -> None:
+    """Refuse what is no NumPy array, and a masked one, whose hidden elements no check would see.
+
+    Raises
+    ------
+    DTypeError
+    """
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise DTypeError(f"{name} is a {type(array).__name__}; give a plain NumPy array (numpy.asarray, filled)")
+
+
+def whole_number(name: str, value: object) -> int:
+    """Return a Python int, which never wraps around.
+
+    Raises
+    ------
+    SettingError
+        Not an integer.
+    """
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool | np.bool_ | np.ndarray):
+        return operator.index(value)
+    raise SettingError(f"{name} is {value!r}; give a whole number")
 
 
 def require_shape(name: str, array: AnyArray, expected: Sequence[int | str]) -> None:

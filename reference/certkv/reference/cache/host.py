@@ -45,10 +45,12 @@ class HostTier:
         keys, values : float16 or bfloat16 [blocks, kv_heads, block, head_dim]
         """
         sides: tuple[tuple[Side, AnyArray], ...] = (("keys", keys), ("values", values))
-        for side, blocks in sides:
-            self._store[side] = np.concatenate([self._store[side], blocks])
-            present = np.ones(blocks.shape[:2], np.bool_)
-            self._present[side] = np.concatenate([self._present[side], present])
+        stored = {side: np.concatenate([self._store[side], blocks]) for side, blocks in sides}
+        held = {
+            side: np.concatenate([self._present[side], np.ones(blocks.shape[:2], np.bool_)]) for side, blocks in sides
+        }
+        # both sides or, where memory ran out above, neither
+        self._store, self._present = stored, held
 
     def read(self, side: Side, kv_head: int, blocks: IntArray | slice) -> AnyArray:
         """Return originals of the given blocks of one KV head.

@@ -16,6 +16,7 @@ from certkv.reference.numbers import U, norm_lb, norm_ub
 from certkv.reference.numbers.types import AnyArray, FloatArray
 
 Enclosures = Literal["doubtful", "vague", "always"]
+SMALLEST = float(np.finfo(np.float64).smallest_subnormal)
 VAGUE = 0.5
 """A verdict is vague where its lower limit is below this share of its upper one: within its bound, but by how much?"""
 
@@ -127,8 +128,13 @@ def _by_enclosure(
 ) -> Verdict:
     """Verdict of an enclosure whose radius is far below the bound (2^-24 of it) or, if that is 0, below the values."""
     radius = 2.0**-24 * min(max(bound, 2.0**-64 * largest_value), largest_value)
-    error = distance(output, enclosure.attention(q, scale, radius))
-    lb, ub = float_lb(error), float_ub(error)
-    if not lb > bound and not ub < math.inf:
-        return Verdict(0.0, math.inf, False, "undecided")
-    return Verdict(max(lb, 0.0), ub, lb > bound, "enclosure")
+    lb, ub = 0.0, math.inf
+    # a second, far narrower try where the first cannot tell a tiny bound from a tinier error
+    for wanted in (radius, 2.0**-24 * bound or SMALLEST):
+        error = distance(output, enclosure.attention(q, scale, wanted))
+        lb, ub = float_lb(error), float_ub(error)
+        if lb > bound or ub <= bound or (bound == math.inf and ub < math.inf):
+            return Verdict(max(lb, 0.0), ub, lb > bound, "enclosure")
+    if math.isnan(lb) or math.isnan(ub):
+        lb, ub = 0.0, math.inf
+    return Verdict(max(lb, 0.0), ub, False, "undecided")

@@ -43,13 +43,14 @@ def tolerance(policy: Budget, group: Group, seen: Attended, output: FloatArray) 
     t = policy.tolerance
     if policy.relative_to == "absolute":
         return np.full(len(output), t)
-    if policy.relative_to == "output":
-        return below(t / (1.0 + t) * norm_lb(output) / outward(3))
-    mass = arithmetic.mass_lb(seen.mass, group.view.tokens)
-    mean = mean_value_norms(group)
-    return below(t * (mass * mean).sum(axis=-1) / outward(len(mean) + 2))
+    with np.errstate(over="ignore"):  # an infinite limit is cut to the largest number, which no infinite bound meets
+        if policy.relative_to == "output":
+            return below(t / (1.0 + t) * norm_lb(output) / outward(3))
+        mass = arithmetic.mass_lb(seen.mass, group.view.tokens)
+        mean = mean_value_norms(group)
+        return below(t * (mass * mean).sum(axis=-1) / outward(len(mean) + 2))
 
 
 def below(x: FloatArray) -> FloatArray:
-    """Take off what underflow of the products can have added; at least 0."""
-    return np.maximum(x - arithmetic.LOST_TO_UNDERFLOW, 0.0)
+    """Take off what underflow of the products can have added; at least 0, and finite."""
+    return np.clip(x - arithmetic.LOST_TO_UNDERFLOW, 0.0, np.finfo(np.float64).max)
