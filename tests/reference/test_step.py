@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from fractions import Fraction
 from typing import Any
 
@@ -275,6 +276,19 @@ def test_a_query_that_is_not_finite(bad: float) -> None:
         decode(q, filled(k, v), Naive())
 
 
+def test_many_rounds_and_endless_expansion() -> None:
+    """A head for which nothing is left to promote goes to rung 3 at once; an expansion beyond all blocks takes all."""
+    q, k, v = tensors(60)
+    cache = filled(k, v)
+    begun = time.perf_counter()
+    step = decode(q, cache, Budget(1e-14, rounds=10**6))
+    assert (step.certificate.rung == 3).all()
+    assert time.perf_counter() - begun < 20, "a million rounds of nothing would take hours"
+    for expansion in (1e30, float("inf")):
+        grown = decode(q, cache, PaperPolicy(k_max=2, coverage=1.0, tail_threshold=0.0, expansion=expansion))
+        assert (grown.certificate.promoted[:, 0] == cache.blocks).all()
+
+
 def test_no_tolerance_is_met_by_an_infinite_bound() -> None:
     """Values whose norms overflow FP32, and a tolerance whose limit overflows float64."""
     q, k, v = tensors(40, dtype=ml_dtypes.bfloat16)
@@ -307,6 +321,15 @@ def test_wrong_arguments() -> None:
     for scale in (0.0, np.nan, np.inf, 1e-300):
         with pytest.raises(SettingError, match="scale"):
             decode(q, cache, Naive(), scale=scale)
+    odd: Any
+    for odd in ("0.5", True, 1j, 10**400):
+        with pytest.raises(SettingError, match="scale"):
+            decode(q, cache, Naive(), scale=odd)
+        with pytest.raises(SettingError, match="tolerance"):
+            Budget(odd)
+    for odd in (None, 1.5, float("inf")):
+        with pytest.raises(SettingError, match="rounds"):
+            Budget(0.1, rounds=odd)
     with pytest.raises(SettingError, match="out_dtype"):
         decode(q, cache, Naive(), out_dtype="int8")
     with pytest.raises(InputError, match="positions 0 to 19"):

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from certkv.reference.cache.checks import real_number, whole_number
 from certkv.reference.errors import SettingError
 
 RelativeTo = Literal["values", "output", "absolute"]
@@ -23,6 +24,14 @@ class FormatDefaults:
 
 OURS = FormatDefaults(keys="int8", values="int4-g32", block=64)
 PAPER = FormatDefaults(keys="int8-paper", values="int4-g16", block=16)
+
+
+def _normalise(policy: object, reals: tuple[str, ...], wholes: tuple[str, ...]) -> None:
+    """Turn NumPy scalars into Python numbers, which neither wrap around nor are computed with in 16 bits."""
+    for name in reals:
+        object.__setattr__(policy, name, real_number(name, getattr(policy, name)))
+    for name in wholes:
+        object.__setattr__(policy, name, whole_number(name, getattr(policy, name)))
 
 
 def _require(condition: bool, message: str) -> None:
@@ -80,6 +89,9 @@ class PaperPolicy:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        budgets = () if self.value_budget is None else ("value_budget",)
+        reals = ("coverage", "tail_threshold", "expansion", "value_tolerance", "guard", "exploration", *budgets)
+        _normalise(self, reals, ("k_min", "k_max", "rank", "seed"))
         _require(0 <= self.coverage <= 1, f"coverage is {self.coverage}; give a share between 0 and 1")
         _require(1 <= self.k_min <= self.k_max, f"k_min={self.k_min}, k_max={self.k_max}; need 1 <= k_min <= k_max")
         _require(self.expansion >= 1, f"expansion is {self.expansion}; give a factor of at least 1")
@@ -114,8 +126,7 @@ class Budget:
     rounds: int = 3
 
     def __post_init__(self) -> None:
-        # a float16 would be computed with as one
-        object.__setattr__(self, "tolerance", float(self.tolerance))
+        _normalise(self, ("tolerance",), ("rounds",))
         good = math.isfinite(self.tolerance) and self.tolerance >= 0
         _require(good, f"tolerance is {self.tolerance}; give a finite number of at least 0")
         _require(

@@ -9,7 +9,14 @@ import ml_dtypes
 import numpy as np
 
 from certkv.reference.cache import Cache
-from certkv.reference.cache.checks import require_dtype, require_finite, require_plain, require_shape, whole_number
+from certkv.reference.cache.checks import (
+    real_number,
+    require_dtype,
+    require_finite,
+    require_plain,
+    require_shape,
+    whole_number,
+)
 from certkv.reference.certificate import Certificate
 from certkv.reference.errors import CorruptionError, SettingError, ShapeError
 from certkv.reference.numbers.types import AnyArray, FloatArray
@@ -162,7 +169,7 @@ def checked_scale(scale: float | None, head_dim: int) -> float:
     SettingError
         Not a finite number whose magnitude is between 2**-128 and 2**128.
     """
-    value = 1.0 / math.sqrt(head_dim) if scale is None else float(scale)
+    value = 1.0 / math.sqrt(head_dim) if scale is None else real_number("scale", scale)
     if not 1.0 / SCALE_LIMIT <= abs(value) <= SCALE_LIMIT:
         raise SettingError(f"scale is {value}; give a finite number whose magnitude is between 2**-128 and 2**128")
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import ml_dtypes
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from certkv.reference.cache import Cache
 from certkv.reference.cache.cache import SIDES
 from certkv.reference.errors import (
+    CertkvError,
     DTypeError,
     HostMissingError,
     InputError,
@@ -253,3 +255,40 @@ def test_the_cache_owns_what_it_holds() -> None:
     k[:], v[:] = 0, 0
     np.testing.assert_array_equal(cache.view(1).all_originals("keys"), kept[0][:, 1])
     np.testing.assert_array_equal(cache.view(1).all_originals("values"), kept[1][:, 1])
+
+
+def test_a_shallow_copy_is_refused() -> None:
+    """It would append to the same host tier; a deep copy goes its own way."""
+    cache = new()
+    k, v = draw(20)
+    cache.append(k[:8], v[:8])
+    with pytest.raises(SettingError, match="deepcopy"):
+        copy.copy(cache)
+    fork = copy.deepcopy(cache)
+    fork.append(k[12:], v[12:])
+    cache.append(k[8:12], v[8:12])
+    np.testing.assert_array_equal(cache.view(0).all_originals("keys"), k[:12, 0])
+    np.testing.assert_array_equal(fork.view(0).all_originals("keys"), np.concatenate([k[:8], k[12:]])[:, 0])
+
+
+def test_a_host_tier_out_of_step_is_noticed() -> None:
+    """Blocks in one place and not in the other: an error, never another block's originals."""
+    cache = new()
+    k, v = draw(16)
+    cache.append(k[:8], v[:8])
+    blocks = k[8:12].reshape(1, BLOCK, KV_HEADS, HEAD_DIM).transpose(0, 2, 1, 3)
+    cache.host.append(blocks, blocks)
+    with pytest.raises(CertkvError, match="3 blocks beside 2"):
+        cache.append(k[8:12], v[8:12])
+    with pytest.raises(HostMissingError, match="block 3"):
+        cache.host.read("keys", 0, slice(0, 4))
+
+
+def test_the_tail_is_read_only_and_heads_are_counted_from_zero() -> None:
+    cache = new()
+    cache.append(*draw(6))
+    with pytest.raises(ValueError, match="read-only"):
+        cache.tail("keys")[0] = 0
+    for head in (-1, KV_HEADS):
+        with pytest.raises(InputError, match="KV heads 0 to 1"):
+            cache.view(head)

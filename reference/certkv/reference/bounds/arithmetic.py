@@ -40,8 +40,9 @@ NEGLIGIBLE = 2.0**-1000
 LOST_TO_UNDERFLOW = 2.0**-900
 """More than all underflow of a step can lose.
 
-A product that underflows is off by at most 2**-1075; at most 2**40 of them go into a component of the output (weights
-times values) or into the certificate, where what follows multiplies them by at most 2**131, the largest radius.
+A product that underflows is off by at most 2**-1075; at most 2**30 of them go into a component of the output (weights
+times values) or into the certificate, where what follows multiplies them by at most 2**139, more than any radius
+(head sizes up to 2**20).
 """
 
 

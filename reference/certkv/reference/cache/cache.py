@@ -11,7 +11,7 @@ from certkv.reference.cache.checks import require_dtype, require_finite, require
 from certkv.reference.cache.host import HostTier, Side
 from certkv.reference.cache.scratch import Scratch
 from certkv.reference.cache.view import View
-from certkv.reference.errors import InputError, SettingError
+from certkv.reference.errors import CertkvError, InputError, SettingError
 from certkv.reference.formats import Encoded, Format, concatenate, key_format, value_format
 from certkv.reference.numbers.dtypes import BFLOAT16, FLOAT16, float_type
 from certkv.reference.numbers.types import AnyArray, FloatArray
@@ -119,6 +119,10 @@ class Cache:
         for side in SIDES:
             self._tail[side] = tail[side][full * self.block :]
 
+    def __copy__(self) -> Cache:
+        """Refuse: both copies would append to one host tier, and read each other's originals."""
+        raise SettingError("a shallow copy would share the host tier; use copy.deepcopy(cache)")
+
     def view(self, kv_head: int, position: int | None = None) -> View:
         """Return one KV head as a query sees it.
 
@@ -134,6 +138,8 @@ class Cache:
         InputError
             A position that is not in the cache, or an empty cache.
         """
+        if not 0 <= whole_number("kv_head", kv_head) < self.kv_heads:
+            raise InputError(f"kv_head {kv_head} is not there; the cache has KV heads 0 to {self.kv_heads - 1}")
         if self.tokens == 0:
             raise InputError("the cache is empty; append keys and values before decoding")
         tokens = self.tokens if position is None else whole_number("position", position) + 1
@@ -162,8 +168,10 @@ class Cache:
         return self._held(self._anchor)
 
     def tail(self, side: Side) -> AnyArray:
-        """Return the tokens that do not fill a block, [tail, kv_heads, head_dim]."""
-        return self._tail[side]
+        """Return the tokens that do not fill a block, [tail, kv_heads, head_dim]; not to be written to."""
+        tail = self._tail[side].view()
+        tail.flags.writeable = False
+        return tail
 
     @staticmethod
     def _held(part: T | None) -> T:
@@ -191,6 +199,8 @@ class Cache:
             values = concatenate([self.encoded("values"), values])
             key_annotations = KeyAnnotations.concatenate([self.key_annotations(), key_annotations])
             value_annotations = ValueAnnotations.concatenate([self.value_annotations(), value_annotations])
+        if self.host.blocks != self.blocks:
+            raise CertkvError(f"the host tier holds {self.host.blocks} blocks beside {self.blocks} coded ones; reset()")
         self.host.append(k, v)
         # nothing below can fail, so that an append happens whole or not at all
         self._encoded = {"keys": keys, "values": values}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import SupportsIndex
+from typing import SupportsFloat, SupportsIndex
 
 import numpy as np
 
@@ -19,8 +19,24 @@ def require_plain(name: str, array: object) -> None:
     ------
     DTypeError
     """
-    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+    if type(array) not in (np.ndarray, np.memmap):
         raise DTypeError(f"{name} is a {type(array).__name__}; give a plain NumPy array (numpy.asarray, filled)")
+
+
+def real_number(name: str, value: object) -> float:
+    """Return a Python float, which is computed with as a float64.
+
+    Raises
+    ------
+    SettingError
+        Not a number: a string, a complex number, a truth value, None, or an integer beyond float64.
+    """
+    try:
+        if isinstance(value, SupportsFloat | SupportsIndex) and not isinstance(value, bool | np.bool_ | np.ndarray):
+            return float(value)
+    except OverflowError as error:
+        raise SettingError(f"{name} is too large; give a number within the range of float64") from error
+    raise SettingError(f"{name} is {value!r}; give a number")
 
 
 def whole_number(name: str, value: object) -> int:

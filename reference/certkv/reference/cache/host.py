@@ -33,6 +33,11 @@ class HostTier:
         return int(store.shape[2] * store.shape[3] * store.dtype.itemsize)
 
     @property
+    def blocks(self) -> int:
+        """Blocks stored, lost ones included."""
+        return len(self._store["keys"])
+
+    @property
     def bytes(self) -> int:
         """Bytes held."""
         return sum(store.nbytes for store in self._store.values())
@@ -60,6 +65,7 @@ class HostTier:
         side : {"keys", "values"}
         kv_head : int
         blocks : int64 [n] or slice
+            A slice has a stop and no step.
 
         Returns
         -------
@@ -71,7 +77,8 @@ class HostTier:
             One of the blocks was lost or never stored.
         """
         present = self._present[side][:, kv_head]
-        wanted = np.arange(len(present))[blocks] if isinstance(blocks, slice) else blocks
+        # a slice past the end names blocks that are not there, which must not go unnoticed
+        wanted = np.arange(blocks.start or 0, blocks.stop) if isinstance(blocks, slice) else blocks
         beyond = wanted[(wanted < 0) | (wanted >= len(present))]
         if beyond.size:
             raise HostMissingError(kv_head, int(beyond[0]))

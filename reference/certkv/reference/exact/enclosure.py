@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 from flint import arb, arb_mat, ctx
 
 from certkv.reference.errors import ShapeError
@@ -62,7 +63,10 @@ class Enclosure:
         self.precision = precision
         # float64 holds the originals exactly and arb takes a float exactly, at any precision.
         self._keys = arb_mat(self.tokens, self.key_dim, finite_float64("k", k).ravel().tolist())
-        self._values_t = arb_mat(self.value_dim, self.tokens, finite_float64("v", v).T.ravel().tolist())
+        values = finite_float64("v", v)
+        self._values_t = arb_mat(self.value_dim, self.tokens, values.T.ravel().tolist())
+        # an average of equal numbers is that number: known exactly, where a quotient of balls would not be
+        self._constant = {int(c): arb(float(values[0, c])) for c in np.flatnonzero((values == values[0]).all(axis=0))}
 
     def attention(self, q: AnyArray, scale: float, radius: float | None = None) -> list[arb]:
         """Enclose ``softmax(scale * q k^T) v`` for one query.
@@ -102,7 +106,7 @@ class Enclosure:
         weights = [(s - top).exp() for s in scores]
         denominator = sum(weights, arb(0))
         numerator = self._values_t * arb_mat(self.tokens, 1, weights)
-        return [x / denominator for x in numerator.entries()]
+        return [self._constant.get(c, x / denominator) for c, x in enumerate(numerator.entries())]
 
 
 def attention_enclosure(

@@ -17,6 +17,9 @@ from certkv.reference.numbers.types import AnyArray, FloatArray
 
 Enclosures = Literal["doubtful", "vague", "always"]
 SMALLEST = float(np.finfo(np.float64).smallest_subnormal)
+NARROWER = (2.0**-24, 2.0**-60, 2.0**-200)
+"""Radii of the enclosures relative to the bound; the last is finer than any margin that a float64 bound can have."""
+
 VAGUE = 0.5
 """A verdict is vague where its lower limit is below this share of its upper one: within its bound, but by how much?"""
 
@@ -129,8 +132,8 @@ def _by_enclosure(
     """Verdict of an enclosure whose radius is far below the bound (2^-24 of it) or, if that is 0, below the values."""
     radius = 2.0**-24 * min(max(bound, 2.0**-64 * largest_value), largest_value)
     lb, ub = 0.0, math.inf
-    # a second, far narrower try where the first cannot tell a tiny bound from a tinier error
-    for wanted in (radius, 2.0**-24 * bound or SMALLEST):
+    # narrower tries where the first cannot tell a tiny bound from a tinier error, or an error from a bound it attains
+    for wanted in (radius, *(share * bound or SMALLEST for share in NARROWER)):
         error = distance(output, enclosure.attention(q, scale, wanted))
         lb, ub = float_lb(error), float_ub(error)
         if lb > bound or ub <= bound or (bound == math.inf and ub < math.inf):

@@ -84,7 +84,7 @@ def select(
     tail = _beyond(ranked, count)
     # "not <=" so that a NaN mass enlarges the choice instead of passing as a light tail
     expanded = ~(tail <= tail_threshold)
-    count = np.where(expanded, np.ceil(expansion * count).astype(np.int64), count)
+    count = np.where(expanded, np.minimum(np.ceil(expansion * count), blocks).astype(np.int64), count)
     chosen = np.zeros((heads, blocks), np.bool_)
     np.put_along_axis(chosen, order, np.arange(blocks) < count[:, None], axis=-1)
     return Selection(chosen, expanded, _beyond(ranked, count))

@@ -50,6 +50,10 @@ def run(group: Group, policy: Budget, out_dtype: np.dtype[np.generic]) -> Result
         accepted, from_originals, refine = (actions == a for a in (Action.ACCEPT, Action.EXACT_HEAD, Action.REFINE))
         if accepted.any():
             result.put(rows[accepted], _accept(group, current, rows, seen, done, limit, result, accepted))
+        keys, values = choose(group, current, rows, seen, done, limit)
+        # a head for which there is nothing left to promote would only repeat this round
+        stuck = refine & ~(keys.any(axis=-1) | values.any(axis=-1))
+        from_originals, refine = from_originals | stuck, refine & ~stuck
         if from_originals.any():
             chosen = rows[from_originals]
             claims = result.paper_bound[chosen]
@@ -57,7 +61,6 @@ def run(group: Group, policy: Budget, out_dtype: np.dtype[np.generic]) -> Result
             result.put(chosen, exact)
         if not refine.any():
             break
-        keys, values = choose(group, current, rows, seen, done, limit)
         rows, keys, values = rows[refine], keys[refine], values[refine]
         levels.keys[rows] |= keys
         levels.values[rows] |= values
