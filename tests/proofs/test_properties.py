@@ -6,210 +6,54 @@ Profiles (tests/conftest.py): ``ci``, derandomised, 50 examples of each; ``HYPOT
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
-from fractions import Fraction
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import Phase, event, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from certkv.proofs.campaign import contract
-from certkv.proofs.campaign.settle import is_open, settle
-from certkv.proofs.strategies import TEXTURES, HeadStep, budgets, critical_steps, head_steps, rounded
-from certkv.reference import Budget, Cache, Certificate, PaperPolicy, Policy, Step
+from certkv.proofs.mutants.model import CheckFailed
+from certkv.proofs.strategies import TEXTURES, HeadStep, Property, budgets, critical_steps, head_steps, rounded
+from certkv.proofs.strategies.properties import (
+    PROPERTIES,
+    a_looser_budget_accepts,
+    bounds_hold,
+    budget_is_enforced,
+    heads_do_not_meet,
+    more_rounds_only_add,
+    parts_add_up,
+    past_is_a_shorter_cache,
+    pieces_do_not_matter,
+    scale_belongs_to_the_query,
+    scratch_changes_nothing,
+    signs_of_values_pass_through,
+    the_index_only_explores,
+)
+from certkv.reference import Budget, Cache, Certificate, PaperPolicy, Policy
 from certkv.reference import step as step_module
 from certkv.reference.bounds import full_tv, mass, tail_tv
 from certkv.reference.bounds.block_bound import block_bound
 from certkv.reference.cache import scratch as scratch_module
 from certkv.reference.cache.view import View
-from certkv.reference.exact import Enclosure, judge
 from certkv.reference.ladder import Action
 from certkv.reference.numbers import BFLOAT16, FLOAT16
 from certkv.reference.numbers.types import AnyArray, FloatArray
 from certkv.reference.steps import budget, certify, result
 from certkv.reference.steps.group import Group
 
-FIELDS = tuple(field.name for field in fields(Certificate))
-
-
-def same_bits(a: Step, b: Step, but: tuple[str, ...] = ()) -> None:
-    """Outputs, certificates and claims are the same, bit for bit."""
-    for name in FIELDS:
-        if name not in but:
-            assert getattr(a.certificate, name).tobytes() == getattr(b.certificate, name).tobytes(), name
-    for name in ("output", "lse", "paper_bound"):
-        if name not in but:
-            assert getattr(a, name).tobytes() == getattr(b, name).tobytes(), name
-
-
-def bounds_hold(case: HeadStep) -> None:
-    """``||output - exact|| <= bound`` for every head, by enclosures; nothing is left open."""
-    scene, step = case.scene, case.decode()
-    ratio = len(scene.q) // scene.k.shape[1]
-    for kv_head in range(scene.k.shape[1]):
-        mine = slice(kv_head * ratio, (kv_head + 1) * ratio)
-        k, v, q = scene.k[: case.visible, kv_head], scene.v[: case.visible, kv_head], scene.q[mine]
-        output, bound = step.output[mine].astype(np.float64), step.certificate.bound[mine]
-        verdicts = judge(output, bound, q, k, v, scene.scale, enclosures="always")
-        for head, verdict in enumerate(verdicts):
-            if is_open(verdict, float(bound[head])):
-                exact = Enclosure(k, v)
-                verdict = settle(output[head], float(bound[head]), q[head], exact, v.astype(np.float64), scene.scale)
-            assert not verdict.violated, (verdict, bound[head])
-            assert not is_open(verdict, float(bound[head])), (verdict, bound[head])
-            event(f"rung {int(step.certificate.rung[head])}")
-
-
-def parts_add_up(case: HeadStep) -> None:
-    """The parts cover the bound as exact numbers; nothing is negative or NaN; dense keys or values have no part."""
-    step = case.decode()
-    c = step.certificate
-    assert not contract.check_numbers(step)
-    for head in range(len(c.bound)):
-        if np.isfinite(c.bound[head]):
-            parts = sum(Fraction(float(x[head])) for x in (c.key, c.value, c.arithmetic))
-            assert parts >= Fraction(float(c.bound[head]))
-    if case.scene.keys == "dense":
-        assert (c.key == 0.0).all()
-    if case.scene.values == "dense":
-        assert (c.value == 0.0).all()
-
-
-def budget_is_enforced(case: HeadStep) -> None:
-    """Under a budget ``bound <= tolerance`` or the head comes from the originals; promotions and rungs agree."""
-    scene, cache = case.scene, case.cache()
-    step = case.decode(cache)
-    ratio = len(scene.q) // scene.k.shape[1]
-    assert not contract.check_tolerance(step, case.policy, scene.v[: case.visible], ratio)
-    assert not contract.check_promotion(step, case.policy, cache, case.visible // scene.block)
-    if isinstance(case.policy, Budget) and case.policy.tolerance == 0.0:
-        exact = step.certificate.bound == 0.0
-        assert ((step.certificate.rung == 3) | exact).all()
-
-
-def past_is_a_shorter_cache(case: HeadStep) -> None:
-    """A causal query gets, bit for bit, what the cache gave when it held no later token."""
-    shorter = replace(case, scene=replace(case.scene, k=case.scene.k[: case.visible], v=case.scene.v[: case.visible]))
-    same_bits(case.decode(), replace(shorter, position=None, pieces=(case.visible,)).decode())
-
-
-def scratch_changes_nothing(case: HeadStep) -> None:
-    """Scratch of any size, empty or warm, changes what is moved and nothing else."""
-    block_bytes = case.scene.block * case.scene.k.shape[2] * 2
-    without = replace(case, scene=replace(case.scene, scratch_bytes=0)).decode()
-    for blocks in (1, 2, 1000):
-        held = replace(case, scene=replace(case.scene, scratch_bytes=blocks * block_bytes))
-        cache = held.cache()
-        first, again = held.decode(cache), held.decode(cache)
-        same_bits(without, first)
-        same_bits(without, again)
-        assert first.moved_bytes <= without.moved_bytes
-        assert again.moved_bytes <= first.moved_bytes
-
-
-def pieces_do_not_matter(case: HeadStep) -> None:
-    """Appending in pieces, at once, or token by token makes the same cache."""
-    step = case.decode()
-    tokens = len(case.scene.k)
-    for pieces in ((tokens,), (1,) * tokens):
-        same_bits(step, replace(case, pieces=pieces).decode())
-
-
-def heads_do_not_meet(case: HeadStep) -> None:
-    """A KV head's queries get the same from a cache that holds this KV head alone (rung 4 is for all heads)."""
-    scene, step = case.scene, case.decode()
-    if case.scene.k.shape[1] == 1 or (step.certificate.rung == 4).any() or isinstance(case.policy, PaperPolicy):
-        return
-    ratio = len(scene.q) // 2  # as many KV heads as there are at most
-    for kv_head in range(2):
-        mine = slice(kv_head * ratio, (kv_head + 1) * ratio)
-        one = slice(kv_head, kv_head + 1)
-        alone = replace(case, scene=replace(scene, q=scene.q[mine], k=scene.k[:, one], v=scene.v[:, one])).decode()
-        assert alone.output.tobytes() == step.output[mine].tobytes()
-        assert alone.certificate.bound.tobytes() == step.certificate.bound[mine].tobytes()
-
-
-def scale_belongs_to_the_query(case: HeadStep) -> None:
-    """A power of two moved from the query to the scale changes no bit: only their product matters."""
-    q = case.scene.q.astype(np.float64)
-    for power in (0.25, 8.0):
-        with np.errstate(over="ignore", under="ignore"):
-            moved = (power * q).astype(np.float32)
-        scale = case.scene.scale / power
-        if (moved.astype(np.float64) != power * q).any() or not 2.0**-128 <= abs(scale) <= 2.0**128:
-            continue  # the query or the scale left its range
-        same_bits(
-            replace(case, scene=replace(case.scene, q=case.scene.q.astype(np.float32))).decode(),
-            replace(case, scene=replace(case.scene, q=moved, scale=scale)).decode(),
-        )
-
-
-def a_looser_budget_accepts(case: HeadStep) -> None:
-    """What an absolute budget accepts without promoting, every larger one accepts, with the same output and bound."""
-    tight = replace(case, policy=Budget(0.3, "absolute")).decode()
-    loose = replace(case, policy=Budget(0.9, "absolute")).decode()
-    accepted = (tight.certificate.rung == 0) & (tight.certificate.bound <= 0.3)
-    assert (loose.certificate.rung[accepted] == 0).all()
-    assert loose.output[accepted].tobytes() == tight.output[accepted].tobytes()
-    assert loose.certificate.bound[accepted].tobytes() == tight.certificate.bound[accepted].tobytes()
-
-
-def more_rounds_only_add(case: HeadStep) -> None:
-    """A head that is accepted within r rounds is accepted alike when r + 1 are allowed."""
-    if not isinstance(case.policy, Budget):
-        return
-    fewer = case.decode()
-    more = replace(case, policy=replace(case.policy, rounds=case.policy.rounds + 1)).decode()
-    accepted = fewer.certificate.rung < 3
-    for name in FIELDS:
-        a, b = getattr(fewer.certificate, name)[accepted], getattr(more.certificate, name)[accepted]
-        assert a.tobytes() == b.tobytes(), name
-    assert fewer.output[accepted].tobytes() == more.output[accepted].tobytes()
-
-
-def the_index_only_explores(case: HeadStep) -> None:
-    """The number of the step enters the exploration draw, and nothing where there is none."""
-    if isinstance(case.policy, PaperPolicy) and case.policy.exploration > 0.0:
-        return
-    same_bits(case.decode(), replace(case, index=case.index + 7).decode())
-
-
-def signs_of_values_pass_through(case: HeadStep) -> None:
-    """With dense values, negated values negate the output and leave the certificate as it is."""
-    scene = replace(case.scene, values="dense")
-    step = replace(case, scene=scene).decode()
-    mirrored = replace(case, scene=replace(scene, v=-scene.v)).decode()
-    np.testing.assert_array_equal(mirrored.output.astype(np.float64), -step.output.astype(np.float64))
-    same_bits(step, mirrored, but=("output",))
-
-
-PROPERTIES: tuple[Callable[[HeadStep], None], ...] = (
-    bounds_hold,
-    parts_add_up,
-    budget_is_enforced,
-    past_is_a_shorter_cache,
-    scratch_changes_nothing,
-    pieces_do_not_matter,
-    heads_do_not_meet,
-    scale_belongs_to_the_query,
-    a_looser_budget_accepts,
-    more_rounds_only_add,
-    the_index_only_explores,
-    signs_of_values_pass_through,
-)
 BUDGETED = {budget_is_enforced, more_rounds_only_add}
 
 
-def cases_for(prop: Callable[[HeadStep], None]) -> st.SearchStrategy[HeadStep]:
+def cases_for(prop: Property) -> st.SearchStrategy[HeadStep]:
     if prop in BUDGETED:
         return st.one_of(critical_steps(), head_steps(policy=budgets()))
     return st.one_of(head_steps(), critical_steps())
 
 
 @pytest.mark.parametrize("prop", PROPERTIES, ids=lambda prop: prop.__name__)
-def test_every_step(prop: Callable[[HeadStep], None]) -> None:
+def test_every_step(prop: Property) -> None:
     @given(cases_for(prop))
     def holds(case: HeadStep) -> None:
         prop(case)
@@ -401,7 +245,7 @@ def radius_about_positive_values(patch: Patch) -> None:
     ids=lambda f: f.__name__,
 )
 def test_every_property_can_fail(
-    prop: Callable[[HeadStep], None], plant: Callable[[Patch], None], monkeypatch: pytest.MonkeyPatch
+    prop: Property, plant: Callable[[Patch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # enough examples that each property meets its defect; nothing is shrunk or stored
     @settings(max_examples=300, phases=[Phase.generate], database=None, report_multiple_bugs=False)
@@ -410,7 +254,7 @@ def test_every_property_can_fail(
         prop(case)
 
     plant(monkeypatch)
-    with pytest.raises(AssertionError):
+    with pytest.raises(CheckFailed):
         holds()
 
 

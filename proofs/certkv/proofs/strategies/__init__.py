@@ -9,15 +9,20 @@ For use in anybody's tests; needs the ``proofs`` extra. `head_steps` draws every
     def test_parts_add_up(case):
         c = case.decode().certificate
         assert (c.key + c.value + c.arithmetic >= c.bound).all()
+
+`PROPERTIES` are the contract as functions of such a step; each raises where it does not hold.
 """
 
 from certkv.proofs.strategies.head_steps import HeadStep, critical_steps, head_steps, originals, scenes
 from certkv.proofs.strategies.policies import budgets, paper_policies, policies
+from certkv.proofs.strategies.properties import PROPERTIES, Property
 from certkv.proofs.strategies.textures import TEXTURES, rounded
 
 __all__ = [
+    "PROPERTIES",
     "TEXTURES",
     "HeadStep",
+    "Property",
     "budgets",
     "critical_steps",
     "head_steps",
