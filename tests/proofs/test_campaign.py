@@ -101,6 +101,10 @@ def final_rounding_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(certify, "round_output", lambda x, dtype: (original(x, dtype)[0], np.zeros(len(x))))
 
 
+def underflow_for_free(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(arithmetic, "LOST_TO_UNDERFLOW", 0.0)
+
+
 @pytest.mark.parametrize(
     ("plant", "generator", "cases"),
     [
@@ -112,6 +116,7 @@ def final_rounding_forgotten(patch: pytest.MonkeyPatch) -> None:
         (residual_norm_rounded_to_nearest, "one_token_blocks", 5),
         (radius_about_the_anchor_only, "mass_flip", 5),
         (final_rounding_forgotten, "needles", 3),
+        (underflow_for_free, "underflowing_products:enclosed", 11),
     ],
 )
 def test_a_bound_that_is_too_small_is_found(

@@ -53,6 +53,7 @@ def _all() -> list[GeneratorOfCases]:
         entry(degenerate.mixed_magnitudes, NO_LARGE),
         entry(degenerate.random_bits, NO_LARGE),
         entry(degenerate.underflow_edge, ATTACK, bfloat16),
+        entry(degenerate.underflowing_products, ATTACK, bfloat16),
         entry(degenerate.brute, SHORT, degenerate.tiny),
         entry(residuals.residual_aligned, ATTACK, residuals.quantized_keys),
         entry(residuals.residual_difference, ATTACK, residuals.quantized_keys),

@@ -123,15 +123,36 @@ def random_bits(rng: Rng, s: Setting) -> Data:
 
 
 def underflow_edge(rng: Rng, s: Setting) -> Data:
-    """Weights near e^-300, e^-700 and e^-745 on huge values, beside a heavy token whose value is small or 0."""
-    k, v = np.zeros((2, s.tokens, s.kv_heads, s.head_dim))
-    depth = rng.choice([300.0, 700.0, 745.0], size=(s.tokens, s.kv_heads)) + rng.uniform(-3, 3, (s.tokens, s.kv_heads))
-    k[..., 0] = -depth
-    v[:] = s.largest * rng.choice([-1.0, 1.0, 0.5], size=v.shape)
+    """Weights near e^-300, e^-700, e^-745 or anywhere above, beside a heavy token whose value is 0 or small.
+
+    The light tokens' values are the largest numbers, the smallest ones (products with the weights then underflow in
+    float64 itself), or of any size.
+    """
+    k = np.zeros((s.tokens, s.kv_heads, s.head_dim))
+    near = rng.choice([300.0, 700.0, 745.0], size=k.shape[:2]) + rng.uniform(-3, 3, k.shape[:2])
+    k[..., 0] = -(near if rng.random() < 0.5 else rng.uniform(600, 700, k.shape[:2]))
+    signs = rng.choice([-1.0, 1.0, 0.5], size=k.shape)
+    size = (s.largest, smallest(s) * float(rng.integers(1, 100)), magnitudes(rng, (1, 1, 1), s))
+    v = np.asarray(signs * size[int(rng.integers(3))])
     at = int(rng.integers(s.tokens))
-    k[at], v[at] = 0.0, rng.choice([0.0, smallest(s), 1e-6])
+    k[at], v[at] = 0.0, rng.choice([0.0, 0.0, smallest(s), 1e-6])
     q = np.zeros((s.steps, s.q_heads, s.head_dim))
     q[..., 0] = 1.0 / s.effective_scale
+    return Data(k, v, given(q))
+
+
+def underflowing_products(rng: Rng, s: Setting) -> Data:
+    """Heavy tokens of value 0, and light ones whose weight times value is about half the smallest float64.
+
+    Weights are near e^-652 and values near 2^-133, so every product rounds to 0 or to 2^-1074, all the same way.
+    """
+    k, v = np.zeros((2, s.tokens, s.kv_heads, s.head_dim))
+    heavy = s.block if s.tokens > s.block else 1  # whole blocks are constant, so that keys are stored exactly
+    k[heavy:, :, 0] = -652.0
+    v[heavy:] = smallest(s) * float(rng.choice([1.0, 1.0, 3.0]))
+    depth = rng.uniform(650.0, 655.0, (s.steps, s.q_heads))
+    q = np.zeros((s.steps, s.q_heads, s.head_dim))
+    q[..., 0] = depth / 652.0 / s.effective_scale
     return Data(k, v, given(q))
 
 
