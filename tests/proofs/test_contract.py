@@ -119,6 +119,7 @@ def test_solver_terms_are_the_machine() -> None:
                 *((seen.flags[name], z3.BoolVal(getattr(inputs, name))) for name in ladder_terms.FLAGS),
                 (seen.bound, z3.FPVal(bound, z3.Float64())),
                 (seen.tolerance, z3.FPVal(tolerance, z3.Float64())),
+                (seen.promotable, z3.BoolVal(inputs.promotable)),
                 (seen.number, z3.BoolVal(inputs.number)),
                 (seen.layer_dense, z3.BoolVal(inputs.layer_dense)),
             ]
@@ -127,8 +128,8 @@ def test_solver_terms_are_the_machine() -> None:
             assert (found >> 2) & 255 == wanted.rounds_left
             assert backings[found & 3] is wanted.backing
             seen_states += 1
-    # 2 rounds x (both kinds of reading: 4 + 2 inputs, twice; attending: 7 pairs of orders x 64 or 128 flags)
-    assert seen_states == 2 * (2 * (4 + 2) + 7 * (64 + 128))
+    # 2 rounds x (both kinds of reading: 4 + 2 inputs, twice; attending: 7 pairs of orders x 128 or 256 flags)
+    assert seen_states == 2 * (2 * (4 + 2) + 7 * (128 + 256))
 
 
 # the code is the searched machine -------------------------------------------------------------------------------------

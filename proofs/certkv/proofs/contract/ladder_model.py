@@ -67,6 +67,8 @@ class Seen:
         Of the bound to the tolerance.
     tolerance : Order
         Of the tolerance to 0: ``ABOVE`` for a positive one.
+    promotable : bool
+        There is something left to promote; without it no round is left that could be tried.
     number : bool
         The output holds no NaN.
     layer_dense : bool
@@ -80,6 +82,7 @@ class Seen:
     bounded: bool = True
     bound: Order = Order.AT_MOST
     tolerance: Order = Order.ABOVE
+    promotable: bool = True
     number: bool = True
     layer_dense: bool = False
 
@@ -165,7 +168,7 @@ def _next(state: State, seen: Seen, rules: Rules) -> tuple[Phase, Backing, int]:
         return (Phase.BOUNDED if readable else Phase.ERROR), Backing.ORIGINALS, rounds
     if state.phase is Phase.READ_LAYER:
         return (Phase.DENSE if readable else Phase.ERROR), Backing.ORIGINALS, rounds
-    match action(seen, rounds, rules):
+    match action(seen, rounds if seen.promotable else 0, rules):
         case Action.ACCEPT:
             return Phase.BOUNDED, Backing.COMPARED, rounds
         case Action.REFINE:
@@ -188,7 +191,7 @@ def inputs(state: State) -> Iterator[Seen]:
             yield Seen(number=number, layer_dense=dense)
         return
     promoted = (True,) if state.all_readable else flags
-    for values in itertools.product(flags, promoted, flags, flags, flags, Order, Order, flags, flags):
+    for values in itertools.product(flags, promoted, flags, flags, flags, Order, Order, flags, flags, flags):
         yield Seen(*values)
 
 

@@ -32,6 +32,7 @@ class SeenTerms:
     flags: dict[str, z3.BoolRef]
     bound: z3.FPRef
     tolerance: z3.FPRef
+    promotable: z3.BoolRef
     number: z3.BoolRef
     layer_dense: z3.BoolRef
 
@@ -55,6 +56,7 @@ def seen_terms(suffix: str = "", sort: z3.FPSortRef | None = None) -> SeenTerms:
         {name: z3.Bool(name + suffix) for name in FLAGS},
         z3.FP("bound" + suffix, width),
         z3.FP("tolerance" + suffix, width),
+        z3.Bool("promotable" + suffix),
         z3.Bool("number" + suffix),
         z3.Bool("layer_dense" + suffix),
     )
@@ -104,6 +106,11 @@ def action(seen: SeenTerms, rounds_left: z3.BitVecRef, rules: Rules = RIGHT) -> 
     return cases(ladder, last)
 
 
+def rounds_to_try(state: StateTerms, seen: SeenTerms) -> z3.BitVecRef:
+    """Return the rounds that the ladder may count on: none where nothing is left to promote."""
+    return z3.If(seen.promotable, state.rounds_left, z3.BitVecVal(0, 8))
+
+
 def cases(rows: Sequence[tuple[z3.BoolRef, Any]], otherwise: Any) -> Any:
     """First row whose guard holds."""
     result = otherwise
@@ -118,7 +125,7 @@ def transition(
     """Return the next state; states in a last phase stay as they are. ``decided`` may name the action."""
     readable = z3.BoolVal(True) if rules.skips_missing else state.all_readable
     if decided is None:
-        decided = action(seen, state.rounds_left, rules)
+        decided = action(seen, rounds_to_try(state, seen), rules)
     attend = cases(
         [
             (decided == ACTIONS[Action.ACCEPT], PHASES[Phase.BOUNDED]),
@@ -177,7 +184,7 @@ def named_transition(state: StateTerms, seen: SeenTerms, rules: Rules = RIGHT) -
         z3.Bool("output_number_after"),
     )
     equations = [getattr(constants, name) == getattr(after, name) for name in StateTerms.__dataclass_fields__]
-    return constants, [decided == action(seen, state.rounds_left, rules), *equations]
+    return constants, [decided == action(seen, rounds_to_try(state, seen), rules), *equations]
 
 
 def acceptable(seen: SeenTerms) -> z3.BoolRef:

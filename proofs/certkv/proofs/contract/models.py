@@ -8,7 +8,7 @@ from functools import partial
 
 from certkv.proofs.contract import ladder_model, life_model, life_search
 
-ROUNDS = 3
+ROUNDS = 2
 """Rounds of promotion in the searched steps; the lemmas hold for up to 255."""
 
 

@@ -121,7 +121,7 @@ def rounds_for_ever() -> AbstractContextManager[None]:
     """Tell the ladder that one more round is left than is."""
     decide = budget.decide
 
-    def generous(bound: FloatArray, limit: FloatArray, rounds_left: int) -> Any:
+    def generous(bound: FloatArray, limit: FloatArray, rounds_left: Any) -> Any:
         return decide(bound, limit, rounds_left + 1)
 
     return patched((budget, "decide", generous))

@@ -15,7 +15,7 @@ from certkv.reference.cache import Cache, HostTier, Scratch, Side
 from certkv.reference.errors import HostMissingError
 from certkv.reference.formats import Encoded, Format
 from certkv.reference.ladder import Action, Observation
-from certkv.reference.numbers.types import AnyArray
+from certkv.reference.numbers.types import AnyArray, FloatArray
 from certkv.reference.steps import budget, paper
 from certkv.reference.steps.group import Group
 
@@ -70,10 +70,13 @@ class GroupTrace:
         Global indices.
     rounds : list of list of (Observation, Action)
         For every decision, one pair per head that was still running.
+    promotable : list of list of bool
+        For every round, whether there was something left to promote for these heads, where that was asked.
     """
 
     heads: tuple[int, ...]
     rounds: list[list[tuple[Observation, Action]]] = field(default_factory=list)
+    promotable: list[list[bool]] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -96,7 +99,7 @@ def recording(cache: Cache) -> Iterator[Record]:
     record = Record()
     inside: list[list[int]] = []  # of the fetch or stream that is under way: what it asked the host tier for
     fetch, stream, read = Scratch.fetch, Scratch.stream, HostTier.read
-    run_policy, decide, observe = step_module.run_policy, budget.decide, paper.observe
+    run_policy, decide, choose, observe = step_module.run_policy, budget.decide, budget.choose, paper.observe
 
     def through(name: str, call: Callable[..., AnyArray]) -> Callable[..., AnyArray]:
         def wrapped(self: Scratch, side: Side, kv_head: int, blocks: Any) -> AnyArray:
@@ -134,14 +137,19 @@ def recording(cache: Cache) -> Iterator[Record]:
         record.groups.append(GroupTrace(tuple(int(h) for h in group.heads)))
         return run_policy(group, *rest)
 
-    def decided(bound: Any, limit: Any, rounds_left: int) -> Any:
+    def decided(bound: FloatArray, limit: FloatArray, rounds_left: Any) -> Any:
         actions = decide(bound, limit, rounds_left)
         seen = [
-            Observation(bound=float(b), tolerance=float(t), rounds_left=rounds_left)
-            for b, t in zip(bound, limit, strict=True)
+            Observation(bound=float(b), tolerance=float(t), rounds_left=int(left))
+            for b, t, left in zip(bound, limit, np.broadcast_to(rounds_left, bound.shape), strict=True)
         ]
         record.groups[-1].rounds.append(list(zip(seen, actions, strict=True)))
         return actions
+
+    def chosen(*arguments: Any) -> Any:
+        keys, values = choose(*arguments)
+        record.groups[-1].promotable.append([bool(k.any() or v.any()) for k, v in zip(keys, values, strict=True)])
+        return keys, values
 
     def observed(*arguments: Any) -> list[Observation]:
         observations = observe(*arguments)
@@ -155,6 +163,7 @@ def recording(cache: Cache) -> Iterator[Record]:
         (HostTier, "read", host),
         (step_module, "run_policy", group_run),
         (budget, "decide", decided),
+        (budget, "choose", chosen),
         (paper, "observe", observed),
     ]
     with patched(*changes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -89,14 +90,17 @@ def replay_ladder(trace: GroupTrace, rounds: int, ended: bool) -> dict[int, list
     for number, decisions in enumerate(trace.rounds):
         require(len(decisions) == len(running) > 0, f"round {number}: {len(decisions)} decisions for heads {running}")
         following = []
-        for head, (observation, action) in zip(running, decisions, strict=True):
-            seen = ladder_model.abstract(observation)
-            left = rounds - number
-            require(observation.rounds_left == left, f"head {head}: {observation.rounds_left} rounds left, not {left}")
+        promotable = trace.promotable[number] if number < len(trace.promotable) else [True] * len(running)
+        for head, (observation, action), more in zip(running, decisions, promotable, strict=True):
+            seen = replace(ladder_model.abstract(observation), promotable=more)
+            left = observation.rounds_left
+            # where nothing is left to promote the rest of the rounds may be called off
+            allowed = {rounds - number} | (set() if more else {0})
+            require(left in allowed, f"head {head}: {left} rounds left, not {rounds - number}")
             wanted = ladder_model.action(seen, left)
             require(action is wanted, f"head {head}, {observation}: {action}, not {wanted}")
             shown[head].append(seen)
-            if wanted is Action.REFINE:
+            if wanted is Action.REFINE and more:
                 following.append(head)
         running = following
     require(not (running and ended), f"heads {running} were to be refined, and nothing followed")
@@ -118,7 +122,7 @@ def replay_step(shown: Sequence[dict[int, list[Seen]]], rounds: int, step: Step)
             while state.phase not in ladder_model.LAST:
                 seen = next(waiting) if state.phase is Phase.ATTEND else Seen()
                 number = not bool(np.isnan(step.output[head].astype(np.float64)).any())
-                state = ladder_model.transition(state, _with(seen, number, dense))
+                state = ladder_model.transition(state, replace(seen, number=number, layer_dense=dense))
             require(state.phase is not Phase.ERROR, f"head {head} was returned, and should have been an error")
             rung = int(step.certificate.rung[head])
             allowed = _rungs(state)
@@ -126,20 +130,6 @@ def replay_step(shown: Sequence[dict[int, list[Seen]]], rounds: int, step: Step)
             if rung <= 2:
                 last = observations[-1]
                 require(last.bound is Order.AT_MOST, f"head {head} was accepted without a bound that fits")
-
-
-def _with(seen: Seen, number: bool, dense: bool) -> Seen:
-    return Seen(
-        seen.finite,
-        seen.promoted_readable,
-        seen.consistent,
-        seen.ranked,
-        seen.bounded,
-        seen.bound,
-        seen.tolerance,
-        number,
-        dense,
-    )
 
 
 def _rungs(state: State) -> tuple[int, ...]:
