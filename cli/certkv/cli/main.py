@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from certkv.cli import audit, demo
+from certkv.cli import audit, demo, verify
 from certkv.cli.parser import Parser
 from certkv.cli.text import printable
 from certkv.cli.writer import certkv_version
@@ -24,6 +24,7 @@ def build_parser() -> Parser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     audit.add_parser(subparsers)
     demo.add_parser(subparsers)
+    verify.add_parser(subparsers)
     return parser
 
 

@@ -42,7 +42,7 @@ class Observation:
     tolerance : float
         What must be enforced; ``+inf`` where nothing is.
     rounds_left : int
-        Rounds of promotion that may still be tried.
+        Rounds of promotion that may still be tried; 0 too where nothing is left to promote.
     """
 
     finite: bool = True

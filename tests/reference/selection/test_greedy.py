@@ -27,6 +27,8 @@ def test_examples() -> None:
 def test_unknown_means_all() -> None:
     assert marks([1.0, 2.0], math.nan) == [True, True]
     assert marks([math.nan, 2.0], 1.0) == [True, False], "an unknown gain is taken first"
+    assert marks([math.inf, 2.0, math.inf, 1.0], math.inf) == [True, False, True, False], "infinite terms all go"
+    assert marks([math.inf, 2.0], 0.0) == [False, False]
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=7), st.integers(0, 200))

@@ -19,7 +19,8 @@ def largest_until(gain: FloatArray, need: FloatArray) -> BoolArray:
     gain : float64 [rows, items]
         Non-negative; what removing an item takes off the sum. A NaN counts as ``+inf``.
     need : float64 [rows]
-        What must come off. Nothing is marked where it is at most 0; everything, where it cannot be met or is NaN.
+        What must come off. Nothing is marked where it is at most 0; everything, where it cannot be met or is NaN;
+        otherwise every infinite gain.
 
     Returns
     -------
@@ -31,5 +32,7 @@ def largest_until(gain: FloatArray, need: FloatArray) -> BoolArray:
     ranked = np.take_along_axis(worth, order, axis=-1)
     before = np.concatenate([np.zeros((len(gain), 1)), np.cumsum(ranked, axis=-1)[:, :-1]], axis=-1)
     marks = np.zeros(gain.shape, np.bool_)
-    np.put_along_axis(marks, order, ~(before >= need[:, None]), axis=-1)
+    wanted = need[:, None]
+    # infinite terms must all come off, though the first of them already sums to an infinite need
+    np.put_along_axis(marks, order, ~(before >= wanted) | (np.isinf(ranked) & ~(wanted <= 0)), axis=-1)
     return marks

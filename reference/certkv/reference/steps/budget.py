@@ -46,14 +46,13 @@ def run(group: Group, policy: Budget, out_dtype: np.dtype[np.generic]) -> Result
         limit = tolerance(policy, group, seen, done.output)
         if round_ == 0:
             result.paper_bound[:] = paper_claim(group, current, seen)
-        actions = decide(done.bound.bound, limit, policy.rounds - round_)
+        keys, values = choose(group, current, rows, seen, done, limit)
+        # a round in which nothing is left to promote would only repeat this one
+        useful = keys.any(axis=-1) | values.any(axis=-1)
+        actions = decide(done.bound.bound, limit, np.where(useful, policy.rounds - round_, 0))
         accepted, from_originals, refine = (actions == a for a in (Action.ACCEPT, Action.EXACT_HEAD, Action.REFINE))
         if accepted.any():
             result.put(rows[accepted], _accept(group, current, rows, seen, done, limit, result, accepted))
-        keys, values = choose(group, current, rows, seen, done, limit)
-        # a head for which there is nothing left to promote would only repeat this round
-        stuck = refine & ~(keys.any(axis=-1) | values.any(axis=-1))
-        from_originals, refine = from_originals | stuck, refine & ~stuck
         if from_originals.any():
             chosen = rows[from_originals]
             claims = result.paper_bound[chosen]
@@ -67,11 +66,11 @@ def run(group: Group, policy: Budget, out_dtype: np.dtype[np.generic]) -> Result
     return result
 
 
-def decide(bound: FloatArray, limit: FloatArray, rounds_left: int) -> np.ndarray[tuple[int], np.dtype[np.object_]]:
+def decide(bound: FloatArray, limit: FloatArray, rounds_left: IntArray) -> np.ndarray[tuple[int], np.dtype[np.object_]]:
     """Ask the ladder for every head."""
     seen = (
-        Observation(bound=float(b), tolerance=float(t), rounds_left=rounds_left)
-        for b, t in zip(bound, limit, strict=True)
+        Observation(bound=float(b), tolerance=float(t), rounds_left=int(left))
+        for b, t, left in zip(bound, limit, rounds_left, strict=True)
     )
     return np.array([next_action(observation) for observation in seen], dtype=object)
 

@@ -1,0 +1,120 @@
+"""``certkv verify``: check every proof again, and say what holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from certkv.cli.progress import progress
+from certkv.cli.report import console
+from certkv.cli.writer import require_writable, strict, write
+from certkv.reference import InputError
+
+if TYPE_CHECKING:
+    from certkv.cli.parser import Subparsers
+
+NOT_PROVED = 1
+NEEDED = "certkv verify needs the solvers and Hypothesis: pip install 'certkv[proofs]'"
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "verify",
+        help="check every proof again: solvers, exhaustive checks, adversary's corpus, campaign, planted mistakes",
+        description="Check every piece of evidence for every theorem again. Exit code 0: everything is proved; 1: "
+        "anything else, unknown and timeouts included; 2: wrong arguments.",
+    )
+    parser.add_argument("--quick", action="store_true", help="leave out what is slow; under a minute on two cores")
+    parser.add_argument(
+        "--mutants",
+        action="store_true",
+        help="plant every known defect in the reference instead, and print the kill table",
+    )
+    parser.add_argument("--format", metavar="MODULE:CLASS", help="verify a format of your own instead")
+    parser.add_argument("--only", nargs="+", metavar="THEOREM", help="only the evidence of these theorems")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes (default %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write every task and its outcome")
+    parser.add_argument("--junit", type=Path, metavar="OUT", help="write the same as JUnit XML")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run what was asked for.
+
+    Raises
+    ------
+    InputError
+        Wrong arguments, or the packages of the extra ``proofs`` are not installed.
+    """
+    try:
+        import hypothesis  # noqa: F401
+        import z3  # noqa: F401
+    except ImportError as missing:
+        raise InputError(NEEDED) from missing
+    if arguments.mutants and (arguments.format or arguments.only or arguments.quick):
+        raise InputError("--mutants runs alone; leave out --quick, --only and --format")
+    if arguments.mutants:
+        from certkv.proofs.mutants.__main__ import main as kill_table
+
+        return kill_table()
+    if arguments.format:
+        from certkv.proofs.userformat.__main__ import main as verify_format
+
+        return verify_format([arguments.format])
+    return verify(arguments)
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Check the evidence and print the table."""
+    from certkv.proofs.registry import KINDS, THEOREMS
+    from certkv.proofs.verify.report import as_json, as_junit, is_planted, table, versions
+    from certkv.proofs.verify.run import run_tasks
+    from certkv.proofs.verify.tasks import all_tasks
+
+    known = [theorem.id for theorem in THEOREMS]
+    unknown = [name for name in arguments.only or [] if name not in known]
+    if unknown:
+        raise InputError(f"--only {unknown[0]} is no theorem; give some of {', '.join(known)}")
+    if arguments.jobs < 1:
+        raise InputError(f"--jobs is {arguments.jobs}; give at least 1")
+    for option, path in (("--json", arguments.json), ("--junit", arguments.junit)):
+        if path:
+            require_writable(option, path, path)
+    begun = time.perf_counter()
+    tasks = [
+        task
+        for task in all_tasks()
+        if (task.quick or not arguments.quick) and (not arguments.only or task.theorem in arguments.only)
+    ]
+    findings = []
+    with progress(len(tasks), "tasks") as tick:
+        for task, finding in run_tasks(tasks, arguments.jobs):
+            findings.append((task, finding))
+            tick(task.theorem, 1)
+    screen = console()
+    screen.print(Text(", ".join(f"{name} {version}" for name, version in versions().items())))
+    screen.print(table(findings))
+    for kind, meaning in KINDS.items():
+        screen.print(Text(f"{kind}: {meaning}"))
+    screen.print(Text("planted: mistakes put in on purpose, each noticed"))
+    failed = [(task, finding) for task, finding in findings if not finding.ok]
+    for task, finding in failed:
+        screen.print(Text(f"FAILED {task.id} ({finding.by}): {finding.detail or task.statement}", style="red"))
+    planted = sum(is_planted(task) for task, _ in findings)
+    seconds = time.perf_counter() - begun
+    verdict = f"{len(failed)} of {len(tasks)} tasks FAILED" if failed else "ALL PROVED"
+    kept = len(tasks) - planted
+    screen.print(Text(f"{verdict}: {kept} pieces of evidence, {planted} planted mistakes, {seconds:.0f} s"))
+    settings = {"quick": arguments.quick, "only": arguments.only, "jobs": arguments.jobs, "seconds": seconds}
+    if arguments.json:
+        write("--json", arguments.json, json.dumps(strict(as_json(findings, settings)), indent=1).encode())
+    if arguments.junit:
+        write("--junit", arguments.junit, as_junit(findings).encode())
+    return NOT_PROVED if failed else 0
