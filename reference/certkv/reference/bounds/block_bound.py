@@ -91,6 +91,7 @@ def block_bound(
     with np.errstate(over="ignore", invalid="ignore"):
         key_terms = mass_ub * expm1_ub(delta) * radius_ub
         pure_key_terms = mass_ub * expm1_ub(key_delta_ub) * radius_ub
+        key_sum = pure_key_terms.sum(axis=-1)
         value_terms = mass_ub * value_error_ub
         value_sum = value_terms.sum(axis=-1) * factor
         numerator = (key_terms.sum(axis=-1) + value_terms.sum(axis=-1) + accumulation_ub) * factor
@@ -100,7 +101,7 @@ def block_bound(
     theorem = over(numerator, denominator)
     bound = np.minimum(theorem, hull(radius_ub))
     # Where the hull is the smaller one the parts are cut to it, so that they stay finite and comparable.
-    key = np.minimum(over(pure_key_terms.sum(axis=-1), denominator), bound)
+    key = np.minimum(over(key_sum, denominator), bound)
     value = np.minimum(over(value_sum, denominator), bound)
     with np.errstate(invalid="ignore"):
         rest = bound - key - value

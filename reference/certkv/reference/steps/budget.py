@@ -94,7 +94,7 @@ def choose(
     restored = limit[:, None] * seen.mass[:, :-1] * -np.expm1(-delta)
     key_gain = np.where(levels.keys, 0.0, bound.key_gain[:, :-1] + restored)
     value_gain = np.where(levels.values, 0.0, bound.value_gain[:, :-1])
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):  # an infinite or unknown need promotes everything
         numerator = bound.key_gain.sum(axis=-1) + bound.value_gain.sum(axis=-1)
         need = numerator - limit * bound.denominator
     marks = largest_until(np.concatenate([key_gain, value_gain], axis=-1), need)
