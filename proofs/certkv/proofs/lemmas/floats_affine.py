@@ -24,6 +24,7 @@ from certkv.proofs.lemmas.floats_terms import (
     finite,
     floats,
     rounded,
+    signed,
     stored_up,
     unsigned,
     value,
@@ -52,19 +53,25 @@ def _code(d: Any, step: Any) -> Any:
     return z3.fpRoundToIntegral(RNE, z3.fpDiv(RNE, d, _half(step)))
 
 
-def _halving(kind: str, *, divisor: float = 0.5) -> Goal:
+def _halving(kind: str, *, factor: float = 0.5) -> Goal:
     """Halves of 16-bit numbers are numbers of binary32."""
     x = TYPES[kind][0]("x")
-    return floats(exact(z3.fpMul, value(divisor, FP32), x), finite(x))
+    return floats(exact(z3.fpMul, value(factor, FP32), x), finite(x))
 
 
-def _ranges(kind: str, *, inside: bool = True) -> Goal:
-    """``0 <= d <= h``, finite, and h = 0 only where hi = lo."""
-    x, lo, hi = (TYPES[kind][0](name) for name in ("x", "lo", "hi"))
-    d = z3.fpSub(RNE, _half(x), _half(lo))
+def _half_range(kind: str, *, ordered: bool = True) -> Goal:
+    """``0 <= h < inf``, and h = 0 only where hi = lo. With x for hi it says the same of d."""
+    lo, hi = (TYPES[kind][0](name) for name in ("lo", "hi"))
     h = z3.fpSub(RNE, _half(hi), _half(lo))
-    facts = [chain(ZERO, d, h), finite(h), z3.fpEQ(h, ZERO) == z3.fpEQ(lo, hi)]
-    return floats(z3.And(facts), finite(lo), finite(hi), chain(lo, x), *([chain(x, hi)] if inside else [finite(x)]))
+    facts = [chain(ZERO, h), finite(h), z3.fpEQ(h, ZERO) == z3.fpEQ(lo, hi)]
+    return floats(z3.And(facts), finite(lo), finite(hi), *([chain(lo, hi)] if ordered else []))
+
+
+def _ordered(kind: str, *, inside: bool = True) -> Goal:
+    """``d <= h``."""
+    x, lo, hi = (TYPES[kind][0](name) for name in ("x", "lo", "hi"))
+    d, h = z3.fpSub(RNE, _half(x), _half(lo)), z3.fpSub(RNE, _half(hi), _half(lo))
+    return floats(chain(d, h), finite(lo), finite(hi), chain(lo, x), *([chain(x, hi)] if inside else [finite(x)]))
 
 
 def _positive(kind: str, levels: int, *, up: bool = True) -> Goal:
@@ -146,6 +153,13 @@ def _product(kind: str, sort: Any, *, limit: float | None, width: int = 8) -> Go
     return floats(exact(z3.fpMul, wide, unsigned(code, sort)), finite(step), *least)
 
 
+def _product_paper(*, sort: Any = FP64) -> Goal:
+    """Multiply a binary32 step, as the format `int8-paper` stores, by a signed code."""
+    step, code = constant("step", FP32), vector("code", 8)
+    wide = step if sort.eq(FP32) else widen(step, sort)
+    return floats(exact(z3.fpMul, wide, signed(code, sort)), finite(step))
+
+
 def _decode(kind: str) -> Goal:
     """``minimum + step code`` in binary64 without any rounding (float16); bfloat16 rounds once."""
     make = TYPES[kind][0]
@@ -192,11 +206,19 @@ def _for_levels(
 
 
 LEMMAS = (
-    *_for_types("halving", "x/2 is exact in float32", _halving, ALL, True, divisor=1 / 3),
+    *_for_types("halving", "x/2 is exact in float32", _halving, ALL, True, factor=1 / 3),
     *_for_types(
-        "ranges",
-        "lo <= x <= hi: 0 <= fl(x/2 - lo/2) <= fl(hi/2 - lo/2) finite, and 0 only for hi = lo",
-        _ranges,
+        "half_range",
+        "lo <= hi: 0 <= fl(hi/2 - lo/2) < inf, and 0 only for hi = lo; the same for x in place of hi",
+        _half_range,
+        ALL,
+        True,
+        ordered=False,
+    ),
+    *_for_types(
+        "ordered",
+        "lo <= x <= hi: fl(x/2 - lo/2) <= fl(hi/2 - lo/2)",
+        _ordered,
         ("bitwuzla",),
         False,
         inside=False,
@@ -213,8 +235,8 @@ LEMMAS = (
         "in_range",
         "0 <= d <= h, step >= fl(h/(L/2)): fl(d/(step/2)) < L + 1/2, so 0 <= code <= L without clamping",
         _in_range,
-        ("bitwuzla",),
-        True,
+        ("cvc5", "bitwuzla"),
+        False,
         covered=False,
     ),
     *[
@@ -264,10 +286,17 @@ LEMMAS = (
         ("cvc5", "bitwuzla"),
     ),
     Lemma(
+        "affine.product_float64_float32",
+        "float32 step, code in -128..127: step code is exact in float64",
+        _product_paper,
+        partial(_product_paper, sort=FP32),
+        ("cvc5", "bitwuzla"),
+    ),
+    Lemma(
         "affine.decode_float16",
         "float16: minimum + step code, code in 0..255, is exact in float64: nothing rounds",
         partial(_decode, "float16"),
         partial(_decode, "bfloat16"),
-        ("bitwuzla",),
+        ("cvc5", "bitwuzla"),
     ),
 )

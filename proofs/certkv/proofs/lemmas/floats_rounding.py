@@ -151,6 +151,7 @@ LEMMAS = (
             partial(_up, sort),
             partial(_up, sort, corrected=False),
             ALL,
+            sort is not FP32,
         )
         for name, sort in (("float16", FP16), ("bfloat16", BF16), ("float32", FP32))
     ],
@@ -184,6 +185,7 @@ LEMMAS = (
             partial(_monotone, sort),
             partial(_monotone, sort, ordered=False),
             ALL,
+            sort is not FP32,
         )
         for name, sort in (("float16", FP16), ("bfloat16", BF16), ("float32", FP32))
     ],
@@ -202,6 +204,7 @@ LEMMAS = (
         _rint,
         partial(_rint, constant_bits=22),
         ALL,
+        False,
     ),
     Lemma(
         "rounding.float16_product_exact",
