@@ -14,6 +14,7 @@ from certkv.proofs.exhaustive import FACTS, Exhaustive
 from certkv.proofs.exhaustive.conversions import by_integers
 from certkv.proofs.exhaustive.model import CheckFailed, require_all, require_equal
 from certkv.proofs.exhaustive.sixteen import TYPES, ascending, finite, positive
+from certkv.proofs.lemmas import all_lemmas
 from certkv.reference.numbers import FloatType
 
 facts = pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact.id)
@@ -33,6 +34,7 @@ def test_its_broken_variant_fails(fact: Exhaustive) -> None:
 def test_ids() -> None:
     ids = [fact.id for fact in FACTS]
     assert len(set(ids)) == len(ids)
+    assert not set(ids) & {lemma.id for lemma in all_lemmas()}  # one table shows both
     for fact in FACTS:
         assert fact.id.startswith(f"{fact.theorem}.")
         assert fact.statement

@@ -140,7 +140,7 @@ FACTS = (
     ],
     *[
         Exhaustive(
-            f"rounding.{direction}_float32",
+            f"rounding.float32_{direction}",
             "rounding",
             f"round_{direction} to float32 at, between and beside the float32 numbers at all 16-bit ones is the "
             "definition in integers",
