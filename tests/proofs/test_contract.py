@@ -151,7 +151,7 @@ def test_ladder_of_the_code_is_the_machine_for_any_numbers(bound: float, toleran
 
 
 def test_the_reference_does_what_the_machines_do() -> None:
-    stateful.run(60, 15)
+    stateful.run(100, 20)
 
 
 @pytest.mark.parametrize("what", PLANTED)

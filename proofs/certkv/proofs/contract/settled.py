@@ -37,7 +37,7 @@ def check_policy(
     tokens : int
     lost : set of (kv head, block)
     damaged : bool
-        Whether any code or metadata was changed.
+        Whether any code, metadata or annotation was changed.
     loud : bool
         Whether a visible block's keys were changed beyond what its annotations allow.
 

@@ -81,6 +81,8 @@ class Twin:
         self.stored: dict[tuple[Side, int, int], bytes] = {}
         self.damaged: set[tuple[Side, int, int]] = set()
         """Blocks whose codes or metadata were changed after they were encoded: precondition P1 does not hold."""
+        self.noted = False
+        """Whether an annotation was changed to NaN: then a monitor may not hold, though every code is in order."""
         self.moved = 0
 
     # events ---------------------------------------------------------------------------------------------------------
@@ -142,7 +144,9 @@ class Twin:
                 notes.arrays()[names[seed % len(names)]][block, kv_head] = np.nan
             else:
                 getattr(encoded, what)[block, kv_head] = np.nan
-        if what != "annotation":
+        if what == "annotation":
+            self.noted = True
+        else:
             self.damaged.add((side, kv_head, block))
         self.stored[side, kv_head, block] = self._bits(side, kv_head, block)
         self.check()
@@ -178,7 +182,8 @@ class Twin:
         self._check_outcome(outcome, missing)
         tokens = self.life.tokens if position is None else position + 1
         lost, damaged = self.life.lost, {key for key in self.damaged if key[2] < tokens // self.life.block}
-        check_policy(policy, outcome, self.life, tokens, lost, bool(self.damaged), self._loud(q, damaged))
+        alarm = bool(self.damaged) or self.noted
+        check_policy(policy, outcome, self.life, tokens, lost, alarm, self._loud(q, damaged))
         self._check_ladder(record, policy, outcome)
         if isinstance(outcome, Step):
             size = self.cache.host.block_bytes
