@@ -86,7 +86,7 @@ def verify(arguments: argparse.Namespace) -> int:
         raise InputError(f"--jobs is {arguments.jobs}; give at least 1")
     for option, path in (("--json", arguments.json), ("--junit", arguments.junit)):
         if path:
-            require_writable(option, path, path)
+            require_writable(option, path)
     begun = time.perf_counter()
     tasks = [
         task

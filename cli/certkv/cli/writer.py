@@ -49,7 +49,7 @@ def certkv_version() -> str:
         return "unknown"
 
 
-def require_writable(option: str, path: Path, source: Path) -> None:
+def require_writable(option: str, path: Path, source: Path | None = None) -> None:
     """Make sure that a result can be written where the user wants it; nothing is left behind.
 
     Raises
@@ -60,7 +60,7 @@ def require_writable(option: str, path: Path, source: Path) -> None:
         raise InputError(f"{option} {path} is a directory; the name of a file is expected")
     if not path.parent.is_dir():
         raise InputError(f"{option} {path}: the folder {path.parent} does not exist; create it first")
-    if path.exists() and source.exists() and path.samefile(source):
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
         raise InputError(f"{option} {path} is the capture itself; another file is expected")
     existed = path.exists()
     try:
