@@ -10,11 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from certkv.proofs.adversary.attack import Attained
+from certkv.proofs.adversary.attack import Attack, Attained
 from certkv.proofs.adversary.attacks import attack_by_id
 from certkv.proofs.adversary.search import Found, Point, shortened
 
 FILE = "corpus.json"
+
+OPPOSITE = "most lost to FP32"
+"""Origin of an entry whose annotation was rounded by nearly a whole unit: rounded to nearest it would be wrong."""
+
+SAMPLES = 100
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,23 @@ def _play(entry: Stored) -> CorpusResult:
     return CorpusResult(entry, attained, not detail, detail)
 
 
+def most_lost(attack: Attack) -> Point:
+    """Return the random point with the smallest ratio above 0.
+
+    Where a number is rounded up, an error just below the result makes the ratio 1, but it is an error just above the
+    number before that a rounding to nearest would under-report.
+    """
+    rng = np.random.default_rng(0)
+    drawn = (rng.uniform(attack.low, attack.high) for _ in range(SAMPLES))
+    points = [Point(genes, attack.evaluate(genes)) for genes in drawn]
+    return min((p for p in points if p.attained.ratio > 0.0), key=lambda p: p.attained.ratio)
+
+
 def entries_of(found: Sequence[Found]) -> list[Stored]:
-    """Make a corpus from searches: the best point of each, and the best that was found without a construction."""
+    """Make a corpus from searches: the best point of each, and the best that was found without a construction.
+
+    Of annotations also the point of `most_lost`.
+    """
     entries = []
     for one in found:
         points: dict[str, Point] = {one.origin: one.best}
@@ -94,6 +114,10 @@ def entries_of(found: Sequence[Found]) -> list[Stored]:
             kept = shortened(one.attack, point)
             genes = tuple(float(x) for x in kept.genes)
             entries.append(Stored(one.attack.id, origin, kept.attained.ratio, genes))
+        if one.attack.theorem == "annotations":
+            lost = most_lost(one.attack)
+            genes = tuple(float(x) for x in lost.genes)
+            entries.append(Stored(one.attack.id, OPPOSITE, lost.attained.ratio, genes))
     return entries
 
 

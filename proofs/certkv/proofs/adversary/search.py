@@ -170,16 +170,18 @@ def _special(rng: np.random.Generator, low: FloatArray, high: FloatArray, i: int
     return float(options[int(rng.integers(len(options)))])
 
 
-def shortened(attack: Attack, point: Point, loss: float = 1e-7) -> Point:
-    """Drop digits of the genes as long as the ratio falls by less than the relative ``loss``: easier to read and keep.
+def shortened(attack: Attack, point: Point) -> Point:
+    """Drop digits of the genes: easier to read and keep.
 
-    A violation stays one.
+    The ratio falls by at most 1e-7 of itself and by at most a tenth of what it leaves to 1; a violation stays one.
     """
+    ratio = point.attained.ratio
+    loss = min(1e-7 * ratio, 0.1 * abs(1.0 - ratio))
     for genes in _roundings(point.genes):
         if (genes < attack.low).any() or (genes > attack.high).any():
             continue
         candidate = Point(genes, attack.evaluate(genes))
-        kept = candidate.attained.ratio >= point.attained.ratio * (1.0 - loss)
+        kept = candidate.attained.ratio >= ratio - loss
         if kept and candidate.attained.violated == point.attained.violated:
             return candidate
     return point

@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from flint import arb
 
 from certkv.proofs.adversary.attack import NOTHING, STORED, Attack, Attained, Box
-from certkv.proofs.adversary.steps import reached
+from certkv.proofs.adversary.steps import judged, reached
 from certkv.proofs.mutants.inputs import HEAD_DIM, STEP, half, tilted
 from certkv.proofs.mutants.scene import Scene
 from certkv.reference import Budget, Naive, PaperPolicy, Policy
+from certkv.reference.exact import Enclosure, distance
+from certkv.reference.exact.enclosure import float_ub
 from certkv.reference.formats import VALUE_FORMATS
 from certkv.reference.numbers.types import FloatArray
 
@@ -23,6 +26,9 @@ ONE_BLOCK = PaperPolicy(coverage=0.0, k_min=1, k_max=1, tail_threshold=1.0, valu
 
 GENEROUS = Budget(1e6, "absolute")
 """A tolerance that every bound meets: rung 0, first block original."""
+
+LEAST = 3
+"""Tokens of a block with two that span the range and one that does not."""
 
 TOKENS, CHANNELS, BLOCK = 9, 4, 4
 """Of the free scenes: two blocks and one token of tail."""
@@ -164,6 +170,34 @@ def _both() -> Attack:
     return _attack("naive_keys_and_values", "naive, coded keys and values together", box, evaluate, starts, 60)
 
 
+def _tolerance() -> Attack:
+    """Take a value residual that lengthens the output: the exact norm is the smallest that the tolerance allows."""
+    box = Box().add("value", CHANNELS, -4.0, 4.0).add("log_tolerance", 1, -3.0, 0.0)
+
+    def evaluate(genes: FloatArray) -> Attained:
+        part = box.cut(genes)
+        t = float(10.0 ** part["log_tolerance"][0])
+        k, v = np.zeros((2 * LEAST, CHANNELS)), np.zeros((2 * LEAST, CHANNELS))
+        k[:LEAST, 0], k[LEAST : LEAST + 2, 0] = -40.0, -40.0
+        v[LEAST:] = part["value"]
+        v[LEAST], v[LEAST + 1] = 0.0, 2.0 * part["value"]
+        q = np.array([[1.0, 0.0, 0.0, 0.0]], np.float32)
+        scene = Scene(q, half(k), half(v), LEAST, "dense", "int4")
+        step = scene.decode(Budget(t, "output"))
+        if int(step.certificate.rung[0]) > 0:
+            return NOTHING
+        error = judged(scene, step.output, step.certificate.bound).error_lb
+        exact = Enclosure(scene.k[:, 0], scene.v[:, 0]).attention(scene.q[0], scene.scale)
+        return Attained(error, float_ub(arb(t) * distance(np.zeros(CHANNELS), exact)))
+
+    def starts() -> Sequence[FloatArray]:
+        # 7.5 steps are stored as 8: an error of 1/15 of the exact norm; the last one must not be accepted
+        return [box.point(value=7.5 * 2.0**-2, log_tolerance=np.log10(x / 15.0)) for x in (1.0 + 1e-6, 1.001, 0.97)]
+
+    bound = "t norm of the exact output, where t/(1+t) norm of the returned one was met"
+    return Attack("tolerance.output", "tolerance", bound, box.low, box.high, evaluate, starts, 200, reproduces=STORED)
+
+
 def _cast(out_dtype: str) -> Attack:
     """Dense formats, so that all error beside the arithmetic is the cast of the output."""
     box = Box().add("values", 4, -4.0, 4.0).add("score", 1, -8.0, 8.0)
@@ -214,6 +248,7 @@ def attacks() -> list[Attack]:
         _both(),
         _rung_1(),
         _rung_2(),
+        _tolerance(),
         *(_cast(dtype) for dtype in ("float32", "float16", "bfloat16")),
         _free("naive", "int8", "int4", lambda _: Naive()),
         _free("paper", "int8-paper", "int4-g16", lambda t: replace(ONE_BLOCK, coverage=0.5, value_tolerance=t)),
