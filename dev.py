@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -45,7 +46,7 @@ def run(*command: str | Path) -> None:
 
 def wanted_state() -> str:
     """Digest of everything that decides what is installed."""
-    digest = hashlib.sha256(str(ROOT).encode())
+    digest = hashlib.sha256(f"{ROOT} {sys.version}".encode())
     for name in ("pyproject.toml", "constraints.txt"):
         digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()
@@ -62,15 +63,17 @@ def set_up(extra: str) -> None:
     probe = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, text=True, check=False)
     if probe.returncode:
         die(f"{sys.executable} has no pip; install it (on Debian: apt-get install python3-pip) and run this again")
-    version = tuple(int(part) for part in probe.stdout.split()[1].split(".")[:2])
+    version = tuple(int(part) for part in re.findall(r"\d+", probe.stdout)[:2])
     if version < (22, 3):
         die(f"pip {version[0]}.{version[1]} is too old; pip 22.3 or newer is needed")
     print(f"setting up {VENV} ...", flush=True)
     STAMP.unlink(missing_ok=True)  # an interrupted set-up is done again
-    venv.create(VENV, with_pip=False, clear=not PYTHON.exists())
+    venv.create(VENV, with_pip=False, clear=not PYTHON.exists(), symlinks=os.name != "nt")
     target = f".[{extra}]" if extra else "."
-    pip = [sys.executable, "-m", "pip", "--python", PYTHON, "--disable-pip-version-check"]
-    run(*pip, "install", "-q", "-c", "constraints.txt", "-e", target)
+    pip = [sys.executable, "-m", "pip", "--python", PYTHON, "--disable-pip-version-check", "install", "--no-user"]
+    command = [*pip, "-q", "-c", "constraints.txt", "-e", target]
+    if subprocess.call([str(part) for part in command], cwd=ROOT):
+        die("the installation failed, see above; it needs a package index, once")
     STAMP.write_text("".join(f"{key}={state}\n" for key in ({"base", extra} - {""})))
 
 
@@ -90,8 +93,11 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("task", choices=sorted(TASKS), metavar="TASK")
-    arguments, rest = parser.parse_known_args()
-    task = arguments.task
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="arguments of the task's own command")
+    arguments = parser.parse_args()
+    task, rest = arguments.task, arguments.rest
+    if rest and task in ("setup", "lint"):
+        die(f"{task} takes no further arguments, but got {' '.join(rest)}")
     set_up("dev" if task in ("test", "lint") else "")
     if task == "demo":
         run(PYTHON, "-m", "certkv.cli.main", "demo", *rest)
@@ -106,4 +112,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("dev.py: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except OSError as error:
+        die(str(error))

@@ -63,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # whoever read standard output has gone, as after `| head`; keep Python from complaining at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except OSError as error:
+        complain(f"the output cannot be written: {error.strerror}")
+        return WRONG_INPUT
     except KeyboardInterrupt:
         print("certkv: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -72,7 +72,9 @@ class HeadStep:
     @property
     def quantized(self) -> bool:
         """Whether coded keys or values took part: otherwise rounding is all there is to bound."""
-        return self.key + self.value > 0
+        pinned = min(1, self.blocks) if self.policy == Budget.name else 0
+        coded = self.blocks - pinned
+        return self.rung < 3 and self.promoted != (coded, coded)
 
 
 @dataclass(frozen=True)

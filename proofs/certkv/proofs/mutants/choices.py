@@ -223,7 +223,7 @@ def gate_on_keys() -> AbstractContextManager[None]:
 
     decide = budget.decide
 
-    def on_keys(bound: FloatArray, limit: FloatArray, rounds_left: int) -> Any:
+    def on_keys(bound: FloatArray, limit: FloatArray, rounds_left: IntArray) -> Any:
         return decide(latest[0], limit, rounds_left)
 
     return patched((budget, "certify", remember), (budget, "decide", on_keys))

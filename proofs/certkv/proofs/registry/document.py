@@ -39,8 +39,10 @@ def _summary(theorem: Theorem, tasks: Sequence[Task]) -> str:
     """One row: how many pieces of evidence of each kind."""
     counts = []
     for kind in KINDS:
-        count = sum(task.theorem == theorem.id and task.kind == kind and not _is_broken(task) for task in tasks)
-        counts.append("yes" if kind == "paper" else str(count or "-"))
+        mine = {
+            _name(task) for task in tasks if (task.theorem, task.kind) == (theorem.id, kind) and not _is_broken(task)
+        }
+        counts.append("yes" if kind == "paper" else str(len(mine) or "-"))
     return f"| [`{theorem.id}`](#{theorem.id}) | {theorem.title} | " + " | ".join(counts) + " |"
 
 
@@ -61,8 +63,19 @@ def _section(theorem: Theorem, tasks: Sequence[Task]) -> list[str]:
     lines.append(f"- derivation: [docs/derivations/{theorem.id}.md](derivations/{theorem.id}.md)")
     if mine:
         lines += ["", "| evidence | kind | statement |", "|---|---|---|"]
-        lines += [f"| `{task.id}` | {task.kind} | {_cell(task.statement)} |" for task in mine]
+        rows = {_name(task): task for task in reversed(mine)}
+        lines += [f"| `{name}` | {task.kind} | {_cell(_about(task))} |" for name, task in reversed(rows.items())]
     return lines
+
+
+def _name(task: Task) -> str:
+    """Name of a task, or of its kind of input where many inputs of a kind are kept."""
+    return task.id.rpartition(":")[0] if task.id.startswith(("corpus:", "campaign:")) else task.id
+
+
+def _about(task: Task) -> str:
+    """Statement, without what differs between inputs of a kind."""
+    return task.statement.partition(" (")[0] if task.id.startswith("corpus:") else task.statement
 
 
 def _cell(text: str) -> str:
