@@ -386,7 +386,13 @@ def test_ctrl_c_ends_the_process_with_130(tmp_path: Path) -> None:
     script = "import sys; from certkv.cli.main import main; print('ready', flush=True); sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", script, "audit", str(path)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment()) as process:
+
+    def listen() -> None:
+        """Undo an ignored SIGINT, which a shell gives to what it runs in the background and a child inherits."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    options: dict[str, Any] = {"stdout": pipe, "stderr": pipe, "text": True, "env": environment()}
+    with subprocess.Popen(command, preexec_fn=listen, **options) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         time.sleep(1.0)  # well inside the run

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
     audited = audit_capture(llama.BUNDLED_CAPTURE)
     answered = answer_passkey(llama.BUNDLED_MODEL)
     out = console()
-    out.print(f"\n{time.monotonic() - begun:.0f} s in all. Your own model: certkv audit --help", soft_wrap=True)
+    # from a clone's own environment the command is not on the PATH
+    command = "certkv" if shutil.which("certkv") else os.path.relpath(Path(sys.executable).parent / "certkv")
+    out.print(f"\n{time.monotonic() - begun:.0f} s in all. Your own model: {command} audit --help", soft_wrap=True)
     return 1 if violations([*audited, answered]) else 0
 
 

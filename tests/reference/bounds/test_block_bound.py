@@ -71,6 +71,13 @@ def test_unknown_is_infinite_and_hull_limits() -> None:
     assert not np.isnan([infinite.key[0], infinite.value[0], infinite.arithmetic[0]]).any()
 
 
+def test_what_is_not_coded_has_no_part() -> None:
+    """With a denominator of 0, a part whose own terms are 0 is 0 and not the whole bound."""
+    lost = {"key_delta_ub": np.array([[1e6, 1e6]]), "value_error_ub": np.zeros((1, 2))}
+    result = evaluate(**lost)
+    assert (result.bound[0], result.value[0], result.key[0]) == (2.0, 0.0, 2.0)
+
+
 def test_over() -> None:
     quotient = over(np.array([0.0, 1.0, np.inf, 0.0, 1.0]), np.array([0.0, 0.0, np.inf, 1.0, 2.0]))
     assert quotient.tolist() == [np.inf, np.inf, np.inf, 0.0, 0.5]

@@ -44,6 +44,8 @@ def chosen_jobs(options: argparse.Namespace, usage: argparse.ArgumentParser) -> 
     """Return the cases that the options ask for; bad usage exits with code 2."""
     if not 0.0 < options.fraction <= 1.0:
         usage.error(f"--fraction is {options.fraction}; give a number above 0 and at most 1")
+    if options.json and not options.json.absolute().parent.is_dir():
+        usage.error(f"--json {options.json}: the folder does not exist; create it first")
     if options.jobs < 1 or options.seed < 0:
         usage.error("--jobs must be at least 1 and --seed at least 0")
     if options.index is not None and (not options.only or options.index < 0):

@@ -101,8 +101,8 @@ def block_bound(
     theorem = over(numerator, denominator)
     bound = np.minimum(theorem, hull(radius_ub))
     # Where the hull is the smaller one the parts are cut to it, so that they stay finite and comparable.
-    key = np.minimum(over(key_sum, denominator), bound)
-    value = np.minimum(over(value_sum, denominator), bound)
+    key = np.where(key_sum == 0.0, 0.0, np.minimum(over(key_sum, denominator), bound))
+    value = np.where(value_sum == 0.0, 0.0, np.minimum(over(value_sum, denominator), bound))
     with np.errstate(invalid="ignore"):
         rest = bound - key - value
     # 4u(bound + key + value) is more than the two subtractions and the two additions of the parts can lose
