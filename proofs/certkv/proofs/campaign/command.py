@@ -20,7 +20,7 @@ from certkv.proofs.campaign.report import requirements, show, show_requirements,
 from certkv.proofs.campaign.run import run_job
 from certkv.proofs.campaign.tally import Tally
 
-WIDTH = 180
+WIDTH = 210
 
 
 def parser() -> argparse.ArgumentParser:
