@@ -23,6 +23,7 @@ by_id = pytest.mark.parametrize("theorem", THEOREMS, ids=lambda theorem: theorem
 def test_theorem_is_stated_derived_and_relied_on(theorem: Theorem) -> None:
     """The files exist, and so does the code that is named as relying on it."""
     assert (ROOT / theorem.reference).is_file()
+    assert (ROOT / theorem.test).is_file()
     assert (ROOT / f"docs/derivations/{theorem.id}.md").is_file()
     assert theorem.relied_on_by
     for name in theorem.relied_on_by:

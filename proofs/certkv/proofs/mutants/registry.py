@@ -8,6 +8,7 @@ from certkv.proofs.mutants import (
     annotation,
     bounds,
     choices,
+    encoding,
     heads,
     key_errors,
     monitors,
@@ -20,7 +21,19 @@ from certkv.proofs.mutants.model import Check, CheckFailed, Mutant
 
 __all__ = ["CHECKS", "MUTANTS", "Check", "CheckFailed", "Mutant", "Outcome", "kill"]
 
-THEMES = (value_errors, key_errors, annotation, rounding, bounds, choices, monitors, promotion, storage, heads)
+THEMES = (
+    value_errors,
+    key_errors,
+    annotation,
+    rounding,
+    bounds,
+    choices,
+    monitors,
+    promotion,
+    storage,
+    heads,
+    encoding,
+)
 
 CHECKS: dict[str, Check] = {check.id: check for theme in THEMES for check in theme.CHECKS}
 MUTANTS: tuple[Mutant, ...] = tuple(mutant for theme in THEMES for mutant in theme.MUTANTS)

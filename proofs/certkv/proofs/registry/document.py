@@ -58,7 +58,7 @@ def _section(theorem: Theorem, tasks: Sequence[Task]) -> list[str]:
     if theorem.hypotheses:
         lines += ["Hypotheses:", "", *(f"- {hypothesis}" for hypothesis in theorem.hypotheses), ""]
     lines.append(f"- source: {theorem.source}")
-    lines.append(f"- stated in code: `{theorem.reference}`")
+    lines.append(f"- stated in code: `{theorem.reference}`, tested in `{theorem.test}`")
     lines.append("- relied on by: " + ", ".join(f"`{name}`" for name in theorem.relied_on_by))
     lines.append(f"- derivation: [docs/derivations/{theorem.id}.md](derivations/{theorem.id}.md)")
     if mine:

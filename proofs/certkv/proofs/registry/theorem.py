@@ -31,8 +31,8 @@ class Theorem:
         Dotted names of the code that is unsound without it.
     source : str
         Where it comes from.
-    reference : str
-        Path of the executable statement, from the root of the project.
+    reference, test : str
+        Paths of the executable statement and of its test, from the root of the project.
     """
 
     id: str
@@ -43,3 +43,4 @@ class Theorem:
     relied_on_by: tuple[str, ...]
     source: str
     reference: str
+    test: str

@@ -7,6 +7,7 @@ from certkv.proofs.registry.theorem import Theorem
 PAPER = "arXiv 2605.20868"
 OURS = "certkv"
 BOUNDS = "reference/certkv/reference/bounds"
+TESTS = "tests/reference"
 
 THEOREMS: tuple[Theorem, ...] = (
     Theorem(
@@ -19,6 +20,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.bounds.block_bound.block_bound",),
         source=f"{OURS}; sharpens the decomposition of {PAPER}, Section 4",
         reference=f"{BOUNDS}/decomposition.py",
+        test=f"{TESTS}/bounds/test_decomposition.py",
     ),
     Theorem(
         id="value_blocks",
@@ -30,6 +32,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.bounds.block_bound.block_bound", "certkv.reference.steps.certify.value_errors"),
         source=f"{PAPER}, Theorem 1",
         reference=f"{BOUNDS}/value_blocks.py",
+        test=f"{TESTS}/bounds/test_value_blocks.py",
     ),
     Theorem(
         id="key_tv",
@@ -40,6 +43,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.bounds.paper_total.total",),
         source=f"{PAPER}, Theorem 2",
         reference=f"{BOUNDS}/key_tv.py",
+        test=f"{TESTS}/bounds/test_key_tv.py",
     ),
     Theorem(
         id="full_tv",
@@ -51,6 +55,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.bounds.full_tv.sharp",),
         source=f"{OURS}; corrects {PAPER}, Appendix A",
         reference=f"{BOUNDS}/full_tv.py",
+        test=f"{TESTS}/bounds/test_full_tv.py",
     ),
     Theorem(
         id="tail_tv",
@@ -63,6 +68,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.bounds.tail_tv.sharp",),
         source=f"{OURS}; sharpens {PAPER}, Appendix A",
         reference=f"{BOUNDS}/tail_tv.py",
+        test=f"{TESTS}/bounds/test_tail_tv.py",
     ),
     Theorem(
         id="mass",
@@ -74,6 +80,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.bounds.paper_total.key_term",),
         source=f"{PAPER}, Theorem 3; its e^(3 Delta) form for quantized queries is unsound",
         reference=f"{BOUNDS}/mass.py",
+        test=f"{TESTS}/bounds/test_mass.py",
     ),
     Theorem(
         id="score_error",
@@ -88,6 +95,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.steps.group.Group",),
         source=f"{OURS}; measured form of {PAPER}, Section 4",
         reference=f"{BOUNDS}/score_error.py",
+        test=f"{TESTS}/bounds/test_score_error.py",
     ),
     Theorem(
         id="hull",
@@ -99,6 +107,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.bounds.block_bound.block_bound",),
         source=OURS,
         reference=f"{BOUNDS}/hull.py",
+        test=f"{TESTS}/bounds/test_hull.py",
     ),
     Theorem(
         id="block_bound",
@@ -113,6 +122,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.steps.certify.certify",),
         source=OURS,
         reference=f"{BOUNDS}/block_bound.py",
+        test=f"{TESTS}/bounds/test_block_bound.py",
     ),
     Theorem(
         id="arithmetic",
@@ -128,6 +138,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.steps.certify.certify", "certkv.reference.exact.float64.attention"),
         source=OURS,
         reference=f"{BOUNDS}/arithmetic.py",
+        test=f"{TESTS}/bounds/test_arithmetic.py",
     ),
     Theorem(
         id="norms",
@@ -138,6 +149,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.numbers.error.norm_ub", "certkv.reference.numbers.error.norm_lb"),
         source=OURS,
         reference="reference/certkv/reference/numbers/error.py",
+        test=f"{TESTS}/numbers/test_error.py",
     ),
     Theorem(
         id="rounding",
@@ -148,6 +160,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.numbers.rounding", "certkv.reference.annotations.measure"),
         source=OURS,
         reference="reference/certkv/reference/numbers/rounding.py",
+        test=f"{TESTS}/numbers/test_rounding.py",
     ),
     Theorem(
         id="affine",
@@ -158,6 +171,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.formats.affine",),
         source=f"{OURS}; replaces the half-step rule of {PAPER}, Section 2.3",
         reference="reference/certkv/reference/formats/affine.py",
+        test=f"{TESTS}/formats/test_definition.py",
     ),
     Theorem(
         id="packing",
@@ -168,6 +182,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.formats.packing",),
         source=OURS,
         reference="reference/certkv/reference/formats/packing.py",
+        test=f"{TESTS}/formats/test_packing.py",
     ),
     Theorem(
         id="annotations",
@@ -178,6 +193,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.steps.certify", "certkv.reference.steps.group.Group"),
         source=OURS,
         reference="reference/certkv/reference/annotations/measure.py",
+        test=f"{TESTS}/annotations/test_annotations.py",
     ),
     Theorem(
         id="softmax_state",
@@ -188,6 +204,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.softmax_state.SoftmaxState",),
         source=OURS,
         reference="reference/certkv/reference/softmax_state.py",
+        test=f"{TESTS}/test_softmax_state.py",
     ),
     Theorem(
         id="correction",
@@ -198,6 +215,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.correction",),
         source=OURS,
         reference="reference/certkv/reference/correction.py",
+        test=f"{TESTS}/test_correction.py",
     ),
     Theorem(
         id="greedy",
@@ -208,6 +226,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.selection.greedy.largest_until",),
         source=OURS,
         reference="reference/certkv/reference/selection/greedy.py",
+        test=f"{TESTS}/selection/test_greedy.py",
     ),
     Theorem(
         id="tolerance",
@@ -218,6 +237,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.steps.tolerance.tolerance",),
         source=OURS,
         reference="reference/certkv/reference/steps/tolerance.py",
+        test=f"{TESTS}/test_step.py",
     ),
     Theorem(
         id="ladder",
@@ -229,6 +249,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.ladder.next_action",),
         source=f"{OURS}; the contract of {PAPER}, Section 3",
         reference="reference/certkv/reference/ladder.py",
+        test=f"{TESTS}/test_ladder.py",
     ),
     Theorem(
         id="cache_life",
@@ -240,6 +261,7 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.cache",),
         source=OURS,
         reference="reference/certkv/reference/cache/cache.py",
+        test=f"{TESTS}/cache/test_cache.py",
     ),
     Theorem(
         id="step",
@@ -251,5 +273,6 @@ THEOREMS: tuple[Theorem, ...] = (
         relied_on_by=("certkv.reference.step.decode",),
         source=OURS,
         reference="reference/certkv/reference/step.py",
+        test=f"{TESTS}/test_step.py",
     ),
 )
