@@ -47,12 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         0: all well. 1: an error exceeds its bound. 2: wrong input. 130: interrupted.
     """
     try:
-        arguments = build_parser().parse_args(argv)
+        try:
+            arguments = build_parser().parse_args(argv)
+        except SystemExit as leave:  # argparse, after --help or --version
+            return leave.code if isinstance(leave.code, int) else 0
         code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code
-    except SystemExit as leave:  # argparse, after --help or --version
-        return leave.code if isinstance(leave.code, int) else 0
+    except SystemExit:  # code that was given to us, a format say, wants to end the process: not a success
+        complain("the command was ended from inside by what it ran")
+        return WRONG_INPUT
     except CertkvError as error:
         complain(str(error))
         return WRONG_INPUT

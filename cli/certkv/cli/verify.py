@@ -54,12 +54,17 @@ def run(arguments: argparse.Namespace) -> int:
         Wrong arguments, or the packages of the extra ``proofs`` are not installed.
     """
     try:
+        import bitwuzla  # noqa: F401
+        import cvc5  # noqa: F401
         import hypothesis  # noqa: F401
         import z3  # noqa: F401
     except ImportError as missing:
         raise InputError(NEEDED) from missing
-    if arguments.mutants and (arguments.format or arguments.only or arguments.quick):
-        raise InputError("--mutants runs alone; leave out --quick, --only and --format")
+    alone = next((name for name in ("mutants", "format") if getattr(arguments, name)), None)
+    others = ("mutants", "format", "only", "quick", "json", "junit")
+    beside = [name for name in others if name != alone and getattr(arguments, name)]
+    if alone and beside:
+        raise InputError(f"--{alone} runs alone; leave out --{beside[0]}")
     if arguments.mutants:
         from certkv.proofs.mutants.__main__ import main as kill_table
 
@@ -74,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
 def verify(arguments: argparse.Namespace) -> int:
     """Check the evidence and print the table."""
     from certkv.proofs.registry import KINDS, THEOREMS
+    from certkv.proofs.verify.manifest import differences
     from certkv.proofs.verify.report import as_json, as_junit, is_planted, table, versions
     from certkv.proofs.verify.run import run_tasks
     from certkv.proofs.verify.tasks import all_tasks
@@ -88,11 +94,10 @@ def verify(arguments: argparse.Namespace) -> int:
         if path:
             require_writable(option, path)
     begun = time.perf_counter()
-    tasks = [
-        task
-        for task in all_tasks()
-        if (task.quick or not arguments.quick) and (not arguments.only or task.theorem in arguments.only)
-    ]
+    everything = all_tasks()
+    missing = differences(everything)
+    chosen = [task for task in everything if not arguments.only or task.theorem in arguments.only]
+    tasks = [task for task in chosen if task.quick or not arguments.quick]
     findings = []
     with progress(len(tasks), "tasks") as tick:
         for task, finding in run_tasks(tasks, arguments.jobs):
@@ -104,17 +109,28 @@ def verify(arguments: argparse.Namespace) -> int:
     for kind, meaning in KINDS.items():
         screen.print(Text(f"{kind}: {meaning}"))
     screen.print(Text("planted: mistakes put in on purpose, each noticed"))
+    for line in missing:
+        screen.print(Text(f"FAILED evidence is not what was shipped: {line}", style="red"))
     failed = [(task, finding) for task, finding in findings if not finding.ok]
     for task, finding in failed:
         screen.print(Text(f"FAILED {task.id} ({finding.by}): {finding.detail or task.statement}", style="red"))
     planted = sum(is_planted(task) for task, _ in findings)
     seconds = time.perf_counter() - begun
-    verdict = f"{len(failed)} of {len(tasks)} tasks FAILED" if failed else "ALL PROVED"
+    skipped = len(everything) - len(tasks)
+    held = "ALL PROVED" if not skipped else f"ALL THAT WAS RUN HOLDS, {skipped} tasks were not run"
+    verdict = f"{len(failed)} of {len(tasks)} tasks FAILED" if failed else "FAILED" if missing else held
     kept = len(tasks) - planted
     screen.print(Text(f"{verdict}: {kept} pieces of evidence, {planted} planted mistakes, {seconds:.0f} s"))
-    settings = {"quick": arguments.quick, "only": arguments.only, "jobs": arguments.jobs, "seconds": seconds}
+    settings = {
+        "skipped": skipped,
+        "missing": missing,
+        "quick": arguments.quick,
+        "only": arguments.only,
+        "jobs": arguments.jobs,
+        "seconds": seconds,
+    }
     if arguments.json:
         write("--json", arguments.json, json.dumps(strict(as_json(findings, settings)), indent=1).encode())
     if arguments.junit:
         write("--junit", arguments.junit, as_junit(findings).encode())
-    return NOT_PROVED if failed else 0
+    return NOT_PROVED if failed or missing or not tasks else 0

@@ -1,4 +1,4 @@
-"""Every theorem, as data. Evidence is found by the stem: see :mod:`certkv.proofs.registry.evidence`."""
+"""Every theorem, as data. Evidence is found by the stem: see :mod:`certkv.proofs.verify.tasks`."""
 
 from __future__ import annotations
 

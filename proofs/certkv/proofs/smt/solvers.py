@@ -75,6 +75,10 @@ class _Engines:
                 line = process.stdout.readline()
             except BrokenPipeError:
                 line = ""
+            except BaseException:
+                # an answer may still be on its way, and the next question must not get it
+                self._close()
+                raise
             finally:
                 timer.cancel()
             if line:

@@ -49,7 +49,7 @@ def table(findings: Findings) -> Table:
             *(_kept(mine, kind) for kind in KINDS),
             _count([finding for task, finding in mine if is_planted(task)]),
             f"{sum(finding.seconds for _, finding in mine):.1f}",
-            Text("proved" if good else "FAILED", style="green" if good else "red bold"),
+            Text("holds" if good else "FAILED", style="green" if good else "red bold"),
         )
     return shown
 

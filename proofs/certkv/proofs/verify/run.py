@@ -18,7 +18,9 @@ def run_task(task: Task) -> Finding:
     begun = time.perf_counter()
     try:
         ok, by, detail = task.run()
-    except Exception as error:  # noqa: BLE001 - one broken task must not hide the others, and is never a success
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - SystemExit too: a broken task is a failure and ends nothing else
         ok, by, detail = False, "error", f"{type(error).__name__}: {error}"
     return Finding(ok, by, detail, time.perf_counter() - begun)
 

@@ -184,6 +184,8 @@ def _campaigned(jobs: list[Job]) -> Run:
         tally = Tally()
         for job in jobs:
             tally.merge(run_job(job, SEED))
+        if not tally.head_steps:
+            return False, "float64, arb", "no head-step was taken"
         bad = [*tally.violations, *tally.breaks, *tally.warnings, *tally.undecided]
         figures = f"{tally.head_steps} head-steps, {tally.enclosed} by enclosures"
         return not bad, "float64, arb", "; ".join([figures, *bad])
