@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from flint import arb
 
 from certkv.reference.exact import Enclosure, Verdict, distance
 from certkv.reference.exact.enclosure import float_lb, float_ub
@@ -42,17 +41,10 @@ def settle(
     unit = bound if bound > 0.0 else float(norm_ub(values).max())
     verdict = Verdict(0.0, np.inf, False, "enclosure")
     for radius in RADII:
-        exact = with_constant_channels(enclosure.attention(q, scale, radius * unit), values)
-        error = distance(output, exact)
+        error = distance(output, enclosure.attention(q, scale, radius * unit))
         lb, ub = float_lb(error), float_ub(error)
         if not (np.isnan(lb) or np.isnan(ub)):
             verdict = Verdict(max(lb, 0.0), ub, lb > bound, "enclosure")
         if not is_open(verdict, bound):
             break
     return verdict
-
-
-def with_constant_channels(exact: list[arb], values: FloatArray) -> list[arb]:
-    """Replace each channel on which all values agree by that number, which an average of them is exactly."""
-    constant = (values == values[0]).all(axis=0)
-    return [arb(float(x)) if same else ball for ball, x, same in zip(exact, values[0], constant, strict=True)]

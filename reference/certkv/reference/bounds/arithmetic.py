@@ -111,10 +111,12 @@ def mass_lb(mass: FloatArray, tokens: int) -> FloatArray:
 def expm1_ub(x: FloatArray) -> FloatArray:
     """Upper bound of ``e**x - 1`` for x >= 0; ``+inf`` where that overflows."""
     with np.errstate(over="ignore"):
+        # EXP_ULPS ulp are at most 2**-50 of the value; the product rounds once more
         return np.asarray(np.expm1(x) * (1.0 + 2.0**-48))
 
 
 def exp_minus_lb(x: FloatArray) -> FloatArray:
     """Lower bound of ``e**-x`` for x >= 0; 0 where that underflows."""
+    # as above, from below
     value = np.exp(-np.minimum(x, -UNDERFLOW)) * (1.0 - 2.0**-48)
     return np.asarray(np.where(x <= -UNDERFLOW, value, 0.0))

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from certkv.reference.annotations import KeyAnnotations, ValueAnnotations
 from certkv.reference.bounds import arithmetic, hull
 from certkv.reference.bounds.block_bound import BlockBound, block_bound
 from certkv.reference.numbers import U, norm_ub, outward
-from certkv.reference.numbers.types import AnyArray, FloatArray, IntArray
+from certkv.reference.numbers.types import AnyArray, BoolArray, FloatArray, IntArray
 from certkv.reference.steps.attend import Attended
 from certkv.reference.steps.group import Group, Levels
 
@@ -37,24 +38,25 @@ def largest_norm(tokens: FloatArray) -> float:
     return float(norm_ub(tokens).max(initial=0.0))
 
 
-def key_norms(group: Group, levels: Levels) -> FloatArray:
-    """Largest norm of the keys as used, float64 [rows, blocks + 1]."""
-    tail = np.full(len(levels.keys), largest_norm(group.tail_keys))
-    notes = group.key_notes
-    if notes is None:
-        return tail[:, None]
-    used = np.where(levels.keys, notes.norm_ub.astype(np.float64), notes.decoded_norm_ub.astype(np.float64))
-    return np.concatenate([used, tail[:, None]], axis=-1)
+def used_norms(levels: BoolArray, notes: KeyAnnotations | ValueAnnotations | None, tail: FloatArray) -> FloatArray:
+    """Largest norm of one side's vectors as used: originals where promoted, decoded elsewhere, the tail's measured.
 
+    Parameters
+    ----------
+    levels : bool [rows, blocks]
+        True where the block is original.
+    notes : KeyAnnotations or ValueAnnotations, arrays [blocks]; None for no block
+    tail : float64 [tail, head_dim]
 
-def value_norms(group: Group, levels: Levels) -> FloatArray:
-    """Largest norm of the values as used, float64 [rows, blocks + 1]."""
-    tail = np.full(len(levels.values), largest_norm(group.tail_values))
-    notes = group.value_notes
+    Returns
+    -------
+    float64 [rows, blocks + 1]
+    """
+    measured = np.full((len(levels), 1), largest_norm(tail))
     if notes is None:
-        return tail[:, None]
-    used = np.where(levels.values, notes.norm_ub.astype(np.float64), notes.decoded_norm_ub.astype(np.float64))
-    return np.concatenate([used, tail[:, None]], axis=-1)
+        return measured
+    used = np.where(levels, notes.norm_ub.astype(np.float64), notes.decoded_norm_ub.astype(np.float64))
+    return np.concatenate([used, measured], axis=-1)
 
 
 def radii(group: Group, output: FloatArray) -> FloatArray:
@@ -126,9 +128,13 @@ def certify(group: Group, levels: Levels, rows: IntArray, seen: Attended, out_dt
     tokens = group.view.tokens
     output, cast = round_output(seen.output, out_dtype)
     heavy = arithmetic.mass_ub(seen.mass, tokens)
-    used = value_norms(group, levels)
+    used = used_norms(levels.values, group.value_notes, group.tail_values)
     rounding = arithmetic.log_weight_error_ub(
-        group.scale, norm_ub(group.q[rows])[:, None], key_norms(group, levels), seen.spread, group.q.shape[-1]
+        group.scale,
+        norm_ub(group.q[rows])[:, None],
+        used_norms(levels.keys, group.key_notes, group.tail_keys),
+        seen.spread,
+        group.q.shape[-1],
     )
     accumulation = arithmetic.accumulation_ub(
         tokens, (heavy * used).sum(axis=-1) * outward(used.shape[-1] + 2), used.max(axis=-1)
