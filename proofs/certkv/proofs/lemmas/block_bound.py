@@ -133,14 +133,75 @@ def _split_delta(*, both: bool = True) -> Goal:
 
 
 def _monotone(*, ordered: bool = True) -> Goal:
-    # larger mass_ub, E, R above, smaller mass_lb below: nothing gets smaller
-    low, high, E, E_ub, R, R_ub = reals("low high E E_ub R R_ub")
+    # a block's key term: larger mass, E and R
+    rho, high, E, E_ub, R, R_ub = reals("rho high E E_ub R R_ub")
     return real(
-        low * (E - 1) * R <= high * (E_ub - 1) * R_ub,
-        between(0, low, high),
+        rho * (E - 1) * R <= high * (E_ub - 1) * R_ub,
+        between(0, rho, high),
         between(1, E, E_ub),
         R >= 0,
         R_ub >= R if ordered else 2 * R_ub >= R,
+    )
+
+
+def _monotone_numerator(*, ordered: bool = True) -> Goal:
+    # its key and value term in the numerator, beside a sum of others
+    rest, rest_ub, key, key_ub, rho, high, eta, eta_ub = reals("rest rest_ub key key_ub rho high eta eta_ub")
+    return real(
+        rest + key + rho * eta <= rest_ub + key_ub + high * eta_ub,
+        rest <= rest_ub,
+        key <= key_ub,
+        between(0, rho, high),
+        eta >= 0,
+        eta_ub >= eta if ordered else 2 * eta_ub >= eta,
+    )
+
+
+def _monotone_denominator(*, below: bool = True) -> Goal:
+    # the same block in the denominator, beside a sum of others
+    rest, rest_lb, low, rho, F, F_lb = reals("rest rest_lb low rho F F_lb")
+    return real(
+        rest_lb + low * F_lb <= rest + rho * F,
+        between(0, rest_lb, rest),
+        between(0, low, rho),
+        F > 0,
+        F_lb > 0,
+        F_lb <= F if below else F_lb <= 2 * F,
+    )
+
+
+def _monotone_quotient(*, below: bool = True) -> Goal:
+    # numerator rounded up, denominator down, radius up: q = N/D, and the smaller of q and R
+    N, N_ub, D, D_lb, R, R_ub, q, q_ub = reals("N N_ub D D_lb R R_ub q q_ub")
+    return real(
+        z3.If(q <= R, q, R) <= z3.If(q_ub <= R_ub, q_ub, R_ub),
+        q * D == N,
+        q_ub * D_lb == N_ub,
+        between(0, N, N_ub),
+        D_lb > 0,
+        D_lb <= D if below else D > 0,
+        between(0, R, R_ub),
+    )
+
+
+def _monotone_bound(*, below: bool = True) -> Goal:
+    # One block beside the rest of the numerator, A, and of the denominator, B; executed mass rho between low and high.
+    # With the quotients named, cvc5 proves it; multiplied out it does not.
+    A, A_ub, B, B_lb, low, rho, high, q, q_ub = reals("A A_ub B B_lb low rho high q q_ub")
+    E, E_ub, F, F_lb, R, R_ub, eta, eta_ub = reals("E E_ub F F_lb R R_ub eta eta_ub")
+    return real(
+        q <= q_ub,
+        q * (B + rho * F) == A + rho * ((E - 1) * R + eta),
+        q_ub * (B_lb + low * F_lb) == A_ub + high * ((E_ub - 1) * R_ub + eta_ub),
+        between(0, A, A_ub),
+        between(0, B_lb, B),
+        low > 0,
+        between(low, rho, high) if below else z3.And(low <= high, between(0, rho, high)),
+        between(1, E, E_ub),
+        between(0, R, R_ub),
+        between(0, eta, eta_ub),
+        F_lb > 0,
+        F_lb <= F,
     )
 
 
@@ -220,9 +281,34 @@ LEMMAS = (
     ),
     Lemma(
         "block_bound.monotone",
-        "upper bounds in place of ρ, E and R do not lower a term",
+        "upper bounds in place of ρ, E and R do not lower a key term ρ(E-1)R",
         _monotone,
         partial(_monotone, ordered=False),
+    ),
+    Lemma(
+        "block_bound.monotone_numerator",
+        "upper bounds in place of key terms, ρ and η do not lower the numerator, one more block",
+        _monotone_numerator,
+        partial(_monotone_numerator, ordered=False),
+    ),
+    Lemma(
+        "block_bound.monotone_denominator",
+        "lower bounds in place of ρ and F do not raise the denominator ΣρF, one more block",
+        _monotone_denominator,
+        partial(_monotone_denominator, below=False),
+    ),
+    Lemma(
+        "block_bound.monotone_quotient",
+        "N <= N_ub, 0 < D_lb <= D, R <= R_ub: min(N/D, R) <= min(N_ub/D_lb, R_ub)",
+        _monotone_quotient,
+        partial(_monotone_quotient, below=False),
+    ),
+    Lemma(
+        "block_bound.monotone_bound",
+        "at once: (A + ρ((E-1)R + η))/(B + ρF) with upper bounds of A, ρ, E, R, η above the line and lower bounds of "
+        "B, ρ, F below it is no smaller; A and B the other blocks",
+        _monotone_bound,
+        partial(_monotone_bound, below=False),
     ),
     Lemma(
         "block_bound.tight",

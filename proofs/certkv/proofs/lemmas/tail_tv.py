@@ -77,10 +77,17 @@ def _symmetric(*, inverted: bool = True) -> Goal:
 
 
 def _optimal(*, above: bool = True) -> Goal:
-    # whatever a set decides about a token, taking it exactly if w > W gains as much
-    a, w, W, gain = reals("a w W gain")
-    take = w > W if above else w < W
-    return real(gain <= z3.If(take, a * (w - W), 0), a >= 0, W > 0, z3.Or(gain == a * (w - W), gain == 0))
+    # Whatever a set decides about a token, taking it exactly if w > W gains as much. Off the tail w = 1 for all: a part
+    # of mass s of what is there, in all of mass f, gains no more than all of it or nothing.
+    a, w, W, gain, s, f = reals("a w W gain s f")
+    one, off = (w > W, W < 1) if above else (w < W, W > 1)
+    return real(
+        z3.And(gain <= z3.If(one, a * (w - W), 0), s * (1 - W) <= z3.If(off, f * (1 - W), 0)),
+        a >= 0,
+        W > 0,
+        between(0, s, f),
+        z3.Or(gain == a * (w - W), gain == 0),
+    )
 
 
 def _extreme_inside(*, bounded: bool = True) -> Goal:
@@ -113,7 +120,14 @@ def _extreme_outside(*, bounded: bool = True) -> Goal:
 def _linear(*, both: bool = True) -> Goal:
     t = tail()
     k = t.E - t.F
-    return real(z3.And(t.V0 + t.p * k == t.W, t.V0 + t.alpha * k == t.V1 if both else t.V0 + t.r * k == t.V1))
+    return real(
+        z3.And(
+            t.p * t.E + t.r * t.F + (1 - t.alpha) == t.W,
+            t.V0 + t.p * k == t.W,
+            t.V1 - t.r * k == t.W,
+            t.V0 + t.alpha * k == t.V1 if both else t.V0 + t.r * k == t.V1,
+        )
+    )
 
 
 def _binding(*, three: int = 3) -> Goal:
@@ -165,6 +179,30 @@ def _case_b_raised(*, raised: bool = True) -> Goal:
     )
 
 
+def _case_b_slope(*, all_of_it: bool = True) -> Goal:
+    # with the loss g(r) = r (W - F) / W, and W = V0 at r = alpha: (g(alpha) - g(r)) V0 W
+    t = tail()
+    left = t.alpha * (t.V0 - t.F) * t.W - t.r * (t.W - t.F) * t.V0
+    return real(left == (t.p if all_of_it else t.alpha) * (t.V0 * t.W - t.F * t.V1))
+
+
+def _case_b_rising(*, third: bool = True) -> Goal:
+    t = tail()
+    return real(
+        t.V0 * t.W >= t.F * t.V1, inverse(t.E, t.F), t.p >= 0, t.r >= 0, 3 * t.alpha <= 1 if third else 2 * t.alpha <= 1
+    )
+
+
+def _case_b_end(*, half: bool = True) -> Goal:
+    # the loss at r = alpha
+    t = tail()
+    return real(
+        z3.And((1 - t.alpha) * (t.E - 1) == t.E * (t.V0 - t.F), t.V1 <= t.E * t.V0),
+        *t.facts,
+        *([2 * t.alpha <= 1] if half else []),
+    )
+
+
 def _case_b_linear(*, square: bool = True) -> Goal:
     # Y = E W
     t = tail()
@@ -211,7 +249,8 @@ LEMMAS = (
     ),
     Lemma(
         "tail_tv.optimal_set",
-        "a token adds at most max(a'(w - W), 0): the best S is {w > W}, all of what is off the tail or none",
+        "a token adds at most max(a'(w - W), 0), and s <= f off the tail at most max(f(1 - W), 0): the best S is "
+        "{w > W}, all of what is off the tail or none",
         _optimal,
         partial(_optimal, above=False),
     ),
@@ -227,7 +266,12 @@ LEMMAS = (
         _extreme_outside,
         partial(_extreme_outside, bounded=False),
     ),
-    Lemma("tail_tv.linear", "W = V0 + pk and V1 = V0 + αk", _linear, partial(_linear, both=False)),
+    Lemma(
+        "tail_tv.linear",
+        "pE + rF + 1 - α = W = V0 + pk = V1 - rk and V1 = V0 + αk",
+        _linear,
+        partial(_linear, both=False),
+    ),
     Lemma(
         "tail_tv.binding",
         "V1² - E V0 = x(α²x + 3α - 1): the cap binds exactly in the first case",
@@ -265,8 +309,26 @@ LEMMAS = (
         partial(_root, square=False),
     ),
     Lemma(
+        "tail_tv.case_b_slope",
+        "identity: α(V0-F)W - r(W-F)V0 = p(V0 W - F V1), the loss at r = α less that at r",
+        _case_b_slope,
+        partial(_case_b_slope, all_of_it=False),
+    ),
+    Lemma(
+        "tail_tv.case_b_rising",
+        "α <= 1/3: F V1 <= V0 W, so the loss is largest at r = α",
+        _case_b_rising,
+        partial(_case_b_rising, third=False),
+    ),
+    Lemma(
+        "tail_tv.case_b_end",
+        "α <= 1/2: E(V0-F) = (1-α)x and V1 <= E V0: the loss α(1-α)x/(E V0) at r = α is at most α(1-α)x/V1",
+        _case_b_end,
+        partial(_case_b_end, half=False),
+    ),
+    Lemma(
         "tail_tv.case_b_raised",
-        "α²x + 3α <= 1 gives r(W-F)(1+αx) <= α(1-α)xW",
+        "at once: α²x + 3α <= 1 gives r(W-F)(1+αx) <= α(1-α)xW",
         _case_b_raised,
         partial(_case_b_raised, raised=False),
     ),

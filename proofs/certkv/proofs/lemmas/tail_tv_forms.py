@@ -95,6 +95,36 @@ def _condition_form(*, scaled: bool = True) -> Goal:
     return real(first == second, inverse(E, F), between(0, alpha, 1))
 
 
+def _grows_in_alpha(*, ordered: bool = True) -> Goal:
+    # the gain p (E/W - 1) of an S of mass p, as more of the tail is outside S: r <= s
+    p, r, s, E, F = reals("p r s E F")
+    here, there = (1 + p * (E - 1) - outside * (1 - F) for outside in (r, s))
+    return real(
+        p * (E - here) * there <= p * (E - there) * here,
+        inverse(E, F),
+        p >= 0,
+        r >= 0,
+        s >= 0,
+        *([r <= s] if ordered else []),
+        p + s <= 1,
+    )
+
+
+def _grows_in_delta(*, ordered: bool = True) -> Goal:
+    # the same gain, as the weights may go further: E <= G
+    p, r, E, F, G, H = reals("p r E F G H")
+    here, there = (1 + p * (up - 1) - r * (1 - down) for up, down in ((E, F), (G, H)))
+    return real(
+        p * (E - here) * there <= p * (G - there) * here,
+        inverse(E, F),
+        inverse(G, H),
+        *([E <= G] if ordered else []),
+        p >= 0,
+        r >= 0,
+        p + r <= 1,
+    )
+
+
 def _raised_grows(*, first: bool = True) -> Goal:
     alpha, beta, x = reals("alpha beta x")
     return real(
@@ -170,6 +200,18 @@ LEMMAS = (
         "as evaluated: α²x + 3α <= 1 exactly if α²y + 3αF <= F",
         _condition_form,
         partial(_condition_form, scaled=False),
+    ),
+    Lemma(
+        "tail_tv.grows_in_alpha",
+        "r <= s: a set's gain p(E/W - 1) is no smaller when the tail holds s outside it, not r; so τ grows with α",
+        _grows_in_alpha,
+        partial(_grows_in_alpha, ordered=False),
+    ),
+    Lemma(
+        "tail_tv.grows_in_delta",
+        "E <= G: the same gain is no smaller when weights reach G and 1/G; so τ grows with Δ",
+        _grows_in_delta,
+        partial(_grows_in_delta, ordered=False),
     ),
     Lemma(
         "tail_tv.raised_grows",
