@@ -31,6 +31,7 @@ from certkv.reference.bounds import (
     key_tv,
     mass,
     score_error,
+    sharp,
     tail_tv,
     value_blocks,
 )
@@ -62,6 +63,27 @@ def test_the_corpus_reproduces_and_no_bound_is_exceeded() -> None:
         genes = np.array(result.stored.genes)
         assert (attack.low <= genes).all()
         assert (genes <= attack.high).all()
+
+
+@pytest.mark.parametrize("ratio", [math.inf, -math.inf, math.nan, 0.0, -1.0])
+def test_a_stored_ratio_that_is_none_fails(ratio: float) -> None:
+    """Everything is within a share of an infinite ratio, and an unsound form is not compared at all."""
+    for unsound in (False, True):
+        entry = next(e for e in load() if attack_by_id(e.attack).unsound == unsound)
+        assert replay([entry])[0].ok
+        (result,) = replay([replace(entry, ratio=ratio)])
+        assert not result.ok
+        assert "none that a search could have left" in result.detail
+
+
+def test_stored_genes_that_are_no_numbers_fail(tmp_path: Path) -> None:
+    entry = load()[0]
+    for bad in (math.nan, math.inf):
+        (result,) = replay([replace(entry, genes=(bad, *entry.genes[1:]))])
+        assert not result.ok
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            save([replace(entry, ratio=bad)], tmp_path / "corpus.json")
+    assert not (tmp_path / "corpus.json").exists()
 
 
 def test_every_theorem_and_attack_is_in_the_corpus() -> None:
@@ -146,6 +168,9 @@ PLANTED: dict[str, tuple[Callable[[Patch], None], str]] = {
     "L1 too small": (times(SMALL, score_error, "measured_l1"), "score_error.l1"),
     "L2 too small": (times(SMALL, score_error, "measured_l2"), "score_error.l2"),
     "block bound too small": (smaller_block_bound(block_bound), "block_bound."),
+    "R tanh(Delta) too small": (times(SMALL, sharp, "uniform"), "sharp.uniform"),
+    "root too small": (times(SMALL, sharp, "sharp"), "sharp.kappa"),
+    "root with alternatives too small": (times(SMALL, sharp, "sharp"), "sharp.alternative"),
     "certificate too small": (smaller_block_bound(certify), "step."),
     "score error of a step too small": (times(0.99, Group, "_delta"), "step.naive_keys"),
     "value errors of a step too small": (times(SMALL, certify, "value_errors"), "step.naive_values"),
@@ -193,6 +218,7 @@ def test_a_bound_that_became_loose_or_a_control_that_holds_is_noticed(monkeypatc
         ("value_blocks.blockwise", times(SMALL, value_blocks, "blockwise")),
         ("score_error.l2_int8", times(SMALL, score_error, "measured_l2")),
         ("block_bound.mixed", smaller_block_bound(block_bound)),
+        ("sharp.mixed", times(SMALL, sharp, "sharp")),
     ],
 )
 def test_the_search_finds_a_hole_without_being_told_where(

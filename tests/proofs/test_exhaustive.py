@@ -15,6 +15,9 @@ from certkv.proofs.exhaustive.conversions import by_integers
 from certkv.proofs.exhaustive.model import CheckFailed, require_all, require_equal
 from certkv.proofs.exhaustive.sixteen import TYPES, ascending, finite, positive
 from certkv.proofs.lemmas import all_lemmas
+from certkv.proofs.verify.finding import Task
+from certkv.proofs.verify.run import run_task
+from certkv.proofs.verify.tasks import must_fail
 from certkv.reference.numbers import FloatType
 
 facts = pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact.id)
@@ -86,6 +89,17 @@ def test_a_failure_shows_its_first_case() -> None:
         require_all(x < 3, "small", x=x, y=np.array(0.5))
     with pytest.raises(CheckFailed, match=r"x = 1; 1 of 4 cases fail"):
         require_all(np.array([[True, True], [False, True]]), "rows", x=np.array([[0], [1]]))
+
+
+def test_a_check_of_nothing_is_refused() -> None:
+    """Neither held nor noticed: a ``CheckFailed`` would pass for a planted mistake that was found."""
+    for nothing in (np.zeros(0, bool), np.zeros((3, 0), bool)):
+        with pytest.raises(ValueError, match="small: no case to check"):
+            require_all(nothing, "small")
+    with pytest.raises(ValueError, match="no case"):
+        require_equal(np.zeros(0), np.zeros(0), "same")
+    planted = must_fail(lambda: require_all(np.zeros(0, bool), "small"), "every case")
+    assert not run_task(Task("x!", "affine", "exhaustive", "", True, planted)).ok
 
 
 def test_equality_minds_signs_and_nan() -> None:

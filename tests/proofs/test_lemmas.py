@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import certkv.proofs.lemmas as package
+from certkv.proofs.lemmas import all_lemmas
 from certkv.proofs.smt.check import prove, refute_broken
-from certkv.proofs.smt.lemma import Lemma, smtlib
+from certkv.proofs.smt.lemma import Goal, Lemma, smtlib
 
 MODULES = (
     "affine",
@@ -23,7 +26,10 @@ MODULES = (
     "key_tv",
     "mass",
     "norms",
+    "outward_fp32",
     "score_error",
+    "sharp",
+    "sharp_forms",
     "softmax_state",
     "tail_tv",
     "tail_tv_forms",
@@ -76,3 +82,26 @@ def test_every_module_is_somebodys() -> None:
     unknown = {name for name in found - set(MODULES) if not name.startswith(ELSEWHERE)}
     assert not unknown
     assert set(MODULES) <= found
+
+
+def alike(lemmas: Sequence[Lemma]) -> list[list[str]]:
+    """Ids of lemmas that put the same question, whatever the order of their hypotheses."""
+    asked: dict[tuple[str, ...], list[str]] = {}
+    for lemma in lemmas:
+        asked.setdefault(tuple(sorted(smtlib(lemma.build()).splitlines())), []).append(lemma.id)
+    return [ids for ids in asked.values() if len(ids) > 1]
+
+
+def test_no_two_lemmas_are_the_same() -> None:
+    """One fact under two names would count as two proofs."""
+    assert alike(all_lemmas()) == []
+
+
+def test_a_repeated_lemma_is_seen() -> None:
+    one = LEMMAS[0]
+
+    def turned() -> Goal:
+        goal = one.build()
+        return Goal(goal.logic, list(reversed(goal.hypotheses)), goal.conclusion)
+
+    assert alike([one, LEMMAS[1], replace(one, id="x.again", build=turned)]) == [[one.id, "x.again"]]

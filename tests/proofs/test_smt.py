@@ -15,7 +15,7 @@ from certkv.proofs.smt import __main__ as command
 from certkv.proofs.smt import solvers
 from certkv.proofs.smt.check import WANTED, ProofResult, prove, refute_broken
 from certkv.proofs.smt.engines import Answer
-from certkv.proofs.smt.lemma import Goal, Lemma, smtlib, smtlib_hypotheses
+from certkv.proofs.smt.lemma import Goal, Lemma, constants, smtlib, smtlib_hypotheses
 from certkv.proofs.smt.solvers import SOLVERS, Outcome, solve, versions
 from certkv.proofs.smt.terms import at_most, between, inverse, norm_at_most, real, reals
 
@@ -183,6 +183,26 @@ def test_an_error_in_building_fails() -> None:
 def test_no_solver_is_refused() -> None:
     with pytest.raises(ValueError, match="no solver listed"):
         replace(GOOD, solvers=())
+
+
+def test_a_solver_listed_twice_is_refused() -> None:
+    """It would look like two independent proofs."""
+    with pytest.raises(ValueError, match="lists a solver twice"):
+        replace(GOOD, solvers=("z3", "cvc5", "z3"))
+
+
+@pytest.mark.timeout(60)
+def test_shared_terms_are_entered_once() -> None:
+    """A term of 200 nodes whose tree has 2^100 leaves: walking the tree would never end."""
+    x, y = reals("x y")
+    term = x
+    for _ in range(100):
+        term = term + term * y
+    assert {constant.sexpr() for constant in constants([term >= 0, z3.Bool("b")])} == {"x", "y", "b"}
+    assert len(constants([x > y, y > x, x == 1])) == 2
+    text = smtlib(Goal("QF_NRA", [], term >= 0))
+    assert text.count("declare-const") == 2
+    assert constants([z3.RealVal(1) > 0, z3.BoolVal(True)]) == []
 
 
 def test_no_such_logic_is_refused() -> None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+MAX_ROUNDS = 255
+"""Most rounds of promotion that a policy may ask for: `ladder` is proved for as many, in a counter of 8 bits."""
+
 
 class Action(enum.Enum):
     """What happens to a head next."""
@@ -42,7 +45,7 @@ class Observation:
     tolerance : float
         What must be enforced; ``+inf`` where nothing is.
     rounds_left : int
-        Rounds of promotion that may still be tried; 0 too where nothing is left to promote.
+        Rounds of promotion that may still be tried, at most ``MAX_ROUNDS``; 0 too where nothing is left to promote.
     """
 
     finite: bool = True

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from certkv.reference.cache.checks import real_number, whole_number
 from certkv.reference.errors import SettingError
+from certkv.reference.ladder import MAX_ROUNDS
 
 RelativeTo = Literal["values", "output", "absolute"]
 RELATIVE_TO: tuple[RelativeTo, ...] = ("values", "output", "absolute")
@@ -116,7 +117,7 @@ class Budget:
         ||output||``, which implies ``error <= t * ||exact||``. ``"values"``: ``t`` times the mass-weighted mean value
         norm.
     rounds : int
-        Rounds of promotion before the head is computed from the originals.
+        Rounds of promotion before the head is computed from the originals; at most 255, for which `ladder` is proved.
     """
 
     name: ClassVar[str] = "budget"
@@ -133,7 +134,10 @@ class Budget:
             self.relative_to in RELATIVE_TO,
             f"relative_to is {self.relative_to!r}; give one of {', '.join(RELATIVE_TO)}",
         )
-        _require(self.rounds >= 0, f"rounds is {self.rounds}; give at least 0")
+        _require(
+            0 <= self.rounds <= MAX_ROUNDS,
+            f"rounds is {self.rounds}; give 0 to {MAX_ROUNDS}: the proof that every step ends counts rounds in 8 bits",
+        )
 
 
 Policy = Naive | PaperPolicy | Budget

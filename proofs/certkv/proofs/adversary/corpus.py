@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from certkv.proofs.adversary.attack import Attack, Attained
+from certkv.proofs.adversary.attack import NOTHING, Attack, Attained
 from certkv.proofs.adversary.attacks import attack_by_id
 from certkv.proofs.adversary.search import Found, Point, shortened
 
@@ -42,8 +43,9 @@ class CorpusResult:
     attained : Attained
         What the entry reaches now.
     ok : bool
-        The error is not above the bound and their ratio is the stored one, to within what the attack states. For the
-        control of a form that is known to be unsound: its bound is exceeded, as it must be.
+        The stored ratio and genes are numbers that can be reached, the error is not above the bound, and their ratio is
+        the stored one, to within what the attack states. For the control of a form that is known to be unsound: its
+        bound is exceeded, as it must be.
     detail : str
         What is wrong; empty where nothing is.
     """
@@ -74,7 +76,12 @@ def replay(entries: Sequence[Stored] | None = None) -> list[CorpusResult]:
 
 def _play(entry: Stored) -> CorpusResult:
     attack = attack_by_id(entry.attack)
-    attained = attack.evaluate(np.array(entry.genes))
+    genes = np.array(entry.genes)
+    if not (np.isfinite(genes).all() and 0.0 < entry.ratio < math.inf):
+        # compared with an infinite ratio everything would be near enough, and one of 0 says nothing
+        detail = f"the stored entry is none that a search could have left: ratio {entry.ratio!r}, genes {entry.genes}"
+        return CorpusResult(entry, NOTHING, False, detail)
+    attained = attack.evaluate(genes)
     ratio, bound = attained.ratio, attained.bound
     if attack.unsound:
         detail = "" if attained.violated else f"a form known to be unsound was not exceeded: {ratio:.9g} of it"
@@ -124,6 +131,7 @@ def entries_of(found: Sequence[Found]) -> list[Stored]:
 def save(entries: Sequence[Stored], path: Path) -> None:
     """Write a corpus, one entry per line."""
     lines = ",\n".join(
-        json.dumps({"attack": e.attack, "origin": e.origin, "ratio": e.ratio, "genes": list(e.genes)}) for e in entries
+        json.dumps({"attack": e.attack, "origin": e.origin, "ratio": e.ratio, "genes": list(e.genes)}, allow_nan=False)
+        for e in entries
     )
     path.write_text('{"entries": [\n' + lines + "\n]}\n", "utf-8")

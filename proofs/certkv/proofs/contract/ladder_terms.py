@@ -1,7 +1,7 @@
 """The machine of `ladder_model` for solvers, with the comparisons in IEEE arithmetic instead of `Order`.
 
-Phases, backings and actions are small bit vectors, rounds a byte, bound and tolerance floats of either width. The two
-encodings are compared state by state in the tests.
+Phases, backings and actions are small bit vectors, rounds one that holds every number a policy may ask for, bound and
+tolerance floats of either width. The two encodings are compared state by state in the tests.
 """
 
 from __future__ import annotations
@@ -13,13 +13,19 @@ from typing import Any
 import z3
 
 from certkv.proofs.contract.ladder_model import RIGHT, Backing, Phase, Rules
-from certkv.reference.ladder import Action
+from certkv.reference.ladder import MAX_ROUNDS, Action
 
 PHASES = {phase: z3.BitVecVal(i, 3) for i, phase in enumerate(Phase)}
 BACKINGS = {backing: z3.BitVecVal(i, 2) for i, backing in enumerate(Backing)}
 SEVERITY = (Action.ACCEPT, Action.REFINE, Action.EXACT_HEAD, Action.DENSE, Action.ERROR)
 ACTIONS = {action: z3.BitVecVal(i, 3) for i, action in enumerate(SEVERITY)}
 """Numbered by severity."""
+
+ROUND_BITS = MAX_ROUNDS.bit_length()
+"""Width of the counter of rounds."""
+
+RANK_BITS = ROUND_BITS + 8
+"""Width of the rank, in which ``rounds_left + 3`` cannot wrap around."""
 
 MONITORS = ("consistent", "ranked", "bounded")
 FLAGS = ("finite", "promoted_readable", *MONITORS)
@@ -62,11 +68,16 @@ def seen_terms(suffix: str = "", sort: z3.FPSortRef | None = None) -> SeenTerms:
     )
 
 
+def rounds_constant(suffix: str = "") -> z3.BitVecRef:
+    """Return the rounds that are left, as a free constant."""
+    return z3.BitVec("rounds_left" + suffix, ROUND_BITS)
+
+
 def state_terms() -> StateTerms:
     """Free constants for a state."""
     return StateTerms(
         z3.BitVec("phase", 3),
-        z3.BitVec("rounds_left", 8),
+        rounds_constant(),
         z3.Bool("all_readable"),
         z3.BitVec("backing", 2),
         z3.Bool("held"),
@@ -108,7 +119,7 @@ def action(seen: SeenTerms, rounds_left: z3.BitVecRef, rules: Rules = RIGHT) -> 
 
 def rounds_to_try(state: StateTerms, seen: SeenTerms) -> z3.BitVecRef:
     """Return the rounds that the ladder may count on: none where nothing is left to promote."""
-    return z3.If(seen.promotable, state.rounds_left, z3.BitVecVal(0, 8))
+    return z3.If(seen.promotable, state.rounds_left, z3.BitVecVal(0, ROUND_BITS))
 
 
 def cases(rows: Sequence[tuple[z3.BoolRef, Any]], otherwise: Any) -> Any:
@@ -177,7 +188,7 @@ def named_transition(state: StateTerms, seen: SeenTerms, rules: Rules = RIGHT) -
     after = transition(state, seen, rules, decided)
     constants = StateTerms(
         z3.BitVec("phase_after", 3),
-        z3.BitVec("rounds_left_after", 8),
+        rounds_constant("_after"),
         z3.Bool("all_readable_after"),
         z3.BitVec("backing_after", 2),
         z3.Bool("held_after"),
@@ -206,27 +217,34 @@ def is_running(state: StateTerms) -> z3.BoolRef:
 
 def invariant(state: StateTerms) -> z3.BoolRef:
     """State what holds in every reachable state."""
+    return z3.And(*invariant_parts(state).values())
+
+
+def invariant_parts(state: StateTerms) -> dict[str, z3.BoolRef]:
+    """Return the invariant in the parts that are proved one by one; each is kept if all of them held before."""
     output = is_output(state.phase)
     originals = state.backing == BACKINGS[Backing.ORIGINALS]
     compared = state.backing == BACKINGS[Backing.COMPARED]
-    return z3.And(
-        z3.Or([state.phase == value for value in PHASES.values()]),
-        output == z3.Or(originals, compared),
-        z3.Implies(output, state.number),
-        z3.Implies(originals, state.all_readable),
-        z3.Implies(compared, z3.And(state.held, state.phase == PHASES[Phase.BOUNDED])),
-        z3.ULE(state.backing, 2),
-    )
+    return {
+        "backed": z3.And(
+            z3.Or([state.phase == value for value in PHASES.values()]),
+            z3.ULE(state.backing, 2),
+            output == z3.Or(originals, compared),
+            z3.Implies(originals, state.all_readable),
+        ),
+        "no_nan": z3.Implies(output, state.number),
+        "compared": z3.Implies(compared, z3.And(state.held, state.phase == PHASES[Phase.BOUNDED])),
+    }
 
 
 def rank(state: StateTerms) -> z3.BitVecRef:
-    """Return a number, 16 bits, that falls with every transition until the last phase, where it is 0."""
-    rounds = z3.ZeroExt(8, state.rounds_left)
+    """Return a number, ``RANK_BITS`` wide, that falls with every transition until the last phase, where it is 0."""
+    rounds = z3.ZeroExt(RANK_BITS - ROUND_BITS, state.rounds_left)
     return cases(
         [
             (state.phase == PHASES[Phase.ATTEND], rounds + 3),
-            (state.phase == PHASES[Phase.READ_HEAD], z3.BitVecVal(2, 16)),
-            (state.phase == PHASES[Phase.READ_LAYER], z3.BitVecVal(1, 16)),
+            (state.phase == PHASES[Phase.READ_HEAD], z3.BitVecVal(2, RANK_BITS)),
+            (state.phase == PHASES[Phase.READ_LAYER], z3.BitVecVal(1, RANK_BITS)),
         ],
-        z3.BitVecVal(0, 16),
+        z3.BitVecVal(0, RANK_BITS),
     )

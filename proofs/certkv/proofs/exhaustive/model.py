@@ -54,7 +54,14 @@ def require_all(holds: Array, what: str, **cases: Array) -> None:
         What should hold.
     **cases : ndarray
         The inputs and results to show, by name; they broadcast to the shape of `holds`.
+
+    Raises
+    ------
+    ValueError
+        If there is no case: a check of nothing shows nothing, and no planted mistake either.
     """
+    if not np.size(holds):
+        raise ValueError(f"{what}: no case to check")
     if np.all(holds):
         return
     index = np.unravel_index(int(np.argmin(holds)), holds.shape)

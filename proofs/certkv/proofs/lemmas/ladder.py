@@ -2,7 +2,8 @@
 
 The machine is `certkv.proofs.contract.ladder_terms`. Bounds and tolerances are IEEE floats: their comparisons are the
 code's, NaN, infinities and signed zeros included. A step is one transition from an arbitrary state that satisfies the
-invariant, so the conclusions hold after any number of them, for any number of rounds up to 255.
+invariant, so the conclusions hold after any number of them, for any number of rounds up to
+`certkv.reference.ladder.MAX_ROUNDS`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import z3
 
 from certkv.proofs.contract import ladder_terms as machine
 from certkv.proofs.contract.ladder_model import BROKEN, RIGHT, Phase, Rules
-from certkv.proofs.contract.ladder_terms import ACTIONS, PHASES, seen_terms, state_terms
+from certkv.proofs.contract.ladder_terms import ACTIONS, PHASES, rounds_constant, seen_terms, state_terms
 from certkv.proofs.smt.lemma import Goal, Lemma
 from certkv.reference.ladder import Action
 
@@ -22,13 +23,13 @@ LOGIC = "QF_BVFP"
 
 
 def _decided(wanted: Action, suffix: str = "", rules: Rules = RIGHT) -> z3.BoolRef:
-    rounds = z3.BitVec("rounds_left" + suffix, 8)
+    rounds = rounds_constant(suffix)
     return machine.action(seen_terms(suffix), rounds, rules) == ACTIONS[wanted]
 
 
 def _accept(rules: Rules, bits: int = 64) -> Goal:
     seen = seen_terms(sort=z3.Float64() if bits == 64 else z3.Float32())
-    accepted = machine.action(seen, z3.BitVec("rounds_left", 8), rules) == ACTIONS[Action.ACCEPT]
+    accepted = machine.action(seen, rounds_constant(), rules) == ACTIONS[Action.ACCEPT]
     return Goal(LOGIC, [accepted], machine.acceptable(seen))
 
 
@@ -46,7 +47,7 @@ def _order(strict: bool) -> Goal:
 def _abstraction(same_order: bool) -> Goal:
     """Two observations that agree in flags and orders get the same action, whatever the numbers."""
     one, other = seen_terms("_1"), seen_terms("_2")
-    rounds = z3.BitVec("rounds_left", 8)
+    rounds = rounds_constant()
     equal = [one.flags[name] == other.flags[name] for name in one.flags]
     equal.append(machine.positive(one) == machine.positive(other))
     if same_order:
@@ -57,7 +58,7 @@ def _abstraction(same_order: bool) -> Goal:
 def _severity(rules: Rules) -> Goal:
     """One more check that fails never makes the answer milder. Actions are numbered by severity."""
     good, bad = seen_terms("_1"), seen_terms("_2")
-    rounds = z3.BitVec("rounds_left", 8)
+    rounds = rounds_constant()
     worse = [z3.Implies(bad.flags[name], good.flags[name]) for name in good.flags]
     same = [good.bound == bad.bound, good.tolerance == bad.tolerance]
     fewer = z3.ULE(machine.action(good, rounds, rules), machine.action(bad, rounds, rules))
@@ -82,7 +83,7 @@ def _infinite(finite: bool) -> Goal:
 
 
 def _last_round(rules: Rules) -> Goal:
-    return Goal(LOGIC, [z3.BitVec("rounds_left", 8) == 0], z3.Not(_decided(Action.REFINE, rules=rules)))
+    return Goal(LOGIC, [rounds_constant() == 0], z3.Not(_decided(Action.REFINE, rules=rules)))
 
 
 def _consistent(nan_passes: bool) -> Goal:
@@ -110,10 +111,11 @@ def _start(backed: bool) -> Goal:
     return Goal(LOGIC, hypotheses, machine.invariant(state))
 
 
-def _kept(rules: Rules) -> Goal:
+def _kept(rules: Rules, part: str) -> Goal:
+    """Keep one part of the invariant, given all of it."""
     state, seen = state_terms(), seen_terms()
     after, equations = machine.named_transition(state, seen, rules)
-    return Goal(LOGIC, [machine.invariant(state), *equations], machine.invariant(after))
+    return Goal(LOGIC, [machine.invariant(state), *equations], machine.invariant_parts(after)[part])
 
 
 def _ends(rules: Rules) -> Goal:
@@ -223,9 +225,24 @@ LEMMAS = (
         partial(_start, backed=True),
         partial(_start, backed=False),
     ),
-    _lemma("invariant", "every transition keeps the invariant: what is returned is backed", _kept, "skips_missing"),
-    _lemma("invariant_no_nan", "the same; no transition returns a NaN", _kept, "returns_nan"),
-    _lemma("invariant_compared", "the same; no transition returns an unmet bound", _kept, "gives_up_silently"),
+    _lemma(
+        "invariant_backed",
+        "every transition from the invariant keeps its first part: what stands behind an output, and was read",
+        partial(_kept, part="backed"),
+        "skips_missing",
+    ),
+    _lemma(
+        "invariant_no_nan",
+        "every transition from the invariant keeps its second part: an output holds no NaN",
+        partial(_kept, part="no_nan"),
+        "returns_nan",
+    ),
+    _lemma(
+        "invariant_compared",
+        "every transition from the invariant keeps its third part: a compared output is bounded, and its bound met",
+        partial(_kept, part="compared"),
+        "gives_up_silently",
+    ),
     _lemma(
         "ends",
         "every transition of a running step lowers the rank, rounds_left + 3 at its start",

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import z3
-from z3 import z3util
 
 LOGICS = ("QF_NRA", "QF_LRA", "QF_BV", "QF_FP", "QF_BVFP")
 
@@ -63,6 +62,8 @@ class Lemma:
     def __post_init__(self) -> None:
         if not self.solvers:
             raise ValueError(f"lemma {self.id}: no solver listed, so nothing would be proved")
+        if len(set(self.solvers)) < len(self.solvers):
+            raise ValueError(f"lemma {self.id}: {', '.join(self.solvers)} lists a solver twice; it counts once")
 
     @property
     def stem(self) -> str:
@@ -86,11 +87,26 @@ def _script(logic: str, assertions: list[z3.BoolRef]) -> str:
     The constants are declared in the order of their names and terms printed one by one, so that the same lemma always
     gives the same text (`z3.Solver.to_smt2` numbers shared terms by what else was built before).
     """
-    sorts: dict[str, str] = {}
-    for assertion in assertions:
-        for constant in z3util.get_vars(assertion):
-            sorts[constant.sexpr()] = constant.sort().sexpr()
+    sorts = {constant.sexpr(): constant.sort().sexpr() for constant in constants(assertions)}
     lines = [f"(set-logic {logic})"]
     lines += [f"(declare-const {name} {sort})" for name, sort in sorted(sorts.items())]
     lines += [f"(assert {assertion.sexpr()})" for assertion in assertions]
     return "\n".join([*lines, "(check-sat)", ""])
+
+
+def constants(terms: Sequence[z3.ExprRef]) -> list[z3.ExprRef]:
+    """Return the free constants of some terms, each once.
+
+    A term that occurs many times is entered once: sharing makes a term's tree exponentially larger than the term.
+    """
+    found: list[z3.ExprRef] = []
+    pending, entered = list(terms), set[int]()
+    while pending:
+        term = pending.pop()
+        if term.get_id() in entered:
+            continue
+        entered.add(term.get_id())
+        pending.extend(term.children())
+        if z3.is_const(term) and term.decl().kind() == z3.Z3_OP_UNINTERPRETED:
+            found.append(term)
+    return found

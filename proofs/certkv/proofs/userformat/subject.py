@@ -70,13 +70,13 @@ class Subject:
 
 @contextmanager
 def blaming(what: str) -> Iterator[None]:
-    """Turn whatever the user's code raises into a failed check that says on what."""
+    """Turn whatever the user's code raises, an exit included, into a failed check that says on what."""
     try:
         with np.errstate(all="ignore"):
             yield
     except CheckFailed:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(last.filename).name}:{last.lineno}"
         raise CheckFailed(f"{what}: {type(error).__name__}: {error} ({place})") from error

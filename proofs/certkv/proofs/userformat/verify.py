@@ -163,5 +163,5 @@ def _plant(mutant: FormatMutant, subject: Subject, check: FormatCheck, held: set
 def _applies(mutant: FormatMutant, subject: Subject) -> bool:
     try:
         return mutant.applies(subject)
-    except Exception:  # noqa: BLE001 - a format that cannot be tried has failed its checks, which say why
+    except (Exception, SystemExit):  # noqa: BLE001 - a format that cannot be tried has failed its checks, which say why
         return False

@@ -93,19 +93,30 @@ def as_json(findings: Findings, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def as_junit(findings: Findings) -> str:
-    """Return a JUnit file: a suite per theorem, a case per task."""
+def as_junit(findings: Findings, left_out: Sequence[tuple[Task, str]] = (), missing: Sequence[str] = ()) -> str:
+    """Return a JUnit file: a suite per theorem, a case per task.
+
+    Parameters
+    ----------
+    findings : sequence of (Task, Finding)
+    left_out : sequence of (Task, str)
+        Tasks that were not run, and why; they are listed as skipped.
+    missing : sequence of str
+        Differences to the manifest, each a failure in a suite of that name.
+    """
     root = ElementTree.Element("testsuites", name="certkv verify")
     for theorem in THEOREMS:
         mine = [(task, finding) for task, finding in findings if task.theorem == theorem.id]
-        if not mine:
+        skipped = [(task, reason) for task, reason in left_out if task.theorem == theorem.id]
+        if not mine and not skipped:
             continue
         suite = ElementTree.SubElement(
             root,
             "testsuite",
             name=theorem.id,
-            tests=str(len(mine)),
+            tests=str(len(mine) + len(skipped)),
             failures=str(sum(not finding.ok for _, finding in mine)),
+            skipped=str(len(skipped)),
             time=f"{sum(finding.seconds for _, finding in mine):.3f}",
         )
         for task, finding in mine:
@@ -115,6 +126,15 @@ def as_junit(findings: Findings) -> str:
             if not finding.ok:
                 failure = ElementTree.SubElement(case, "failure", message=printable(finding.detail))
                 failure.text = printable(f"{task.statement}\n{finding.by}: {finding.detail}")
+        for task, reason in skipped:
+            case = ElementTree.SubElement(suite, "testcase", classname=f"{theorem.id}.{task.kind}", name=task.id)
+            ElementTree.SubElement(case, "skipped", message=reason)
+    if missing:
+        count = str(len(missing))
+        suite = ElementTree.SubElement(root, "testsuite", name="manifest", tests=count, failures=count)
+        for line in missing:
+            case = ElementTree.SubElement(suite, "testcase", classname="manifest", name=line)
+            ElementTree.SubElement(case, "failure", message="evidence is not what was shipped")
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True)
 
 
