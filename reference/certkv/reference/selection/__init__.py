@@ -2,6 +2,6 @@
 
 from certkv.reference.selection.coverage import Selection, select
 from certkv.reference.selection.exploration import explore
-from certkv.reference.selection.greedy import largest_until
+from certkv.reference.selection.greedy import cheapest_levels, cheapest_until, largest_until
 
-__all__ = ["Selection", "explore", "largest_until", "select"]
+__all__ = ["Selection", "cheapest_levels", "cheapest_until", "explore", "largest_until", "select"]
