@@ -7,9 +7,11 @@ Statement. Let a state (m, l, o) contain ``sum_t p'_t`` and ``sum_t p'_t V_hat_t
 
 are the state in which these tokens have weights p and values V, and m is its reference (no longer its largest score).
 
-Source: ours. Form: an exact identity in any field, so the functions take arrays of `fractions.Fraction` too. In float64
-it is only as good as what cancellation leaves: `must_recompute`. The reference attends anew in every round and does not
-need it; it specifies kernels that keep states and not weights. Derivation: docs/derivations/correction.md.
+An exact identity in any field, so `correct` takes arrays of `fractions.Fraction` too. In floating point it is only as
+good as what cancellation leaves: `must_recompute` says when to give it up, ``correction_rounding`` what it costs.
+
+Source: ours. The reference attends anew in every round and needs none of this; it specifies kernels that keep states
+and not weights. Derivation: docs/derivations/correction.md.
 """
 
 from __future__ import annotations
@@ -64,6 +66,6 @@ def must_recompute(l_old: FloatArray, l_new: FloatArray, delta_ub: FloatArray) -
     Returns
     -------
     bool [...]
-        True where ``l_new < l_old / 4`` or ``delta_ub > 1``, and where any of them is NaN.
+        True where ``l_new < l_old / 4`` or ``delta_ub > 1``, and where any of them is NaN or l_new is infinite.
     """
-    return np.asarray(~((l_new >= KEPT * l_old) & (delta_ub <= LARGEST_DELTA)))
+    return np.asarray(~((l_new >= KEPT * l_old) & (l_new < np.inf) & (delta_ub <= LARGEST_DELTA)))

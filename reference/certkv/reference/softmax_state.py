@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from certkv.reference.errors import ShapeError
 from certkv.reference.numbers.types import FloatArray
@@ -29,6 +30,8 @@ class SoftmaxState:
         ``sum exp(s_t - m)``; 0 for no token.
     o : float64 [..., d]
         ``sum exp(s_t - m) v_t``, in the units of V.
+
+    All three may be float32 instead: merging then computes in float32, as a kernel does.
     """
 
     m: FloatArray
@@ -36,9 +39,9 @@ class SoftmaxState:
     o: FloatArray
 
     @classmethod
-    def empty(cls, shape: tuple[int, ...], dim: int) -> Self:
+    def empty(cls, shape: tuple[int, ...], dim: int, dtype: DTypeLike = np.float64) -> Self:
         """Return states of no token: leading axes ``shape``, head size ``dim``."""
-        return cls(np.full(shape, -np.inf), np.zeros(shape), np.zeros((*shape, dim)))
+        return cls(np.full(shape, -np.inf, dtype), np.zeros(shape, dtype), np.zeros((*shape, dim), dtype))
 
     @classmethod
     def from_scores(cls, s: FloatArray, v: FloatArray) -> Self:
@@ -69,20 +72,26 @@ class SoftmaxState:
 
     def merge(self, other: SoftmaxState) -> SoftmaxState:
         """State of the union of two disjoint sets of tokens; leading axes broadcast."""
-        m = np.maximum(self.m, other.m)
-        shift = _finite_shift(m)
-        with np.errstate(invalid="ignore"):
-            mine, theirs = np.exp(self.m - shift), np.exp(other.m - shift)
+        mine, theirs = self.factors(other)
         return SoftmaxState(
-            m,
+            np.maximum(self.m, other.m),
             mine * self.l + theirs * other.l,
             mine[..., None] * self.o + theirs[..., None] * other.o,
         )
 
+    def factors(self, other: SoftmaxState) -> tuple[FloatArray, FloatArray]:
+        """Return what a merge multiplies the contents of the two states with: ``e^{m_1 - m}``, ``e^{m_2 - m}``, [...].
+
+        Whatever else is to stay in proportion to l and o must be multiplied with these very numbers.
+        """
+        shift = _finite_shift(np.maximum(self.m, other.m))
+        with np.errstate(invalid="ignore", under="ignore"):
+            return np.asarray(np.exp(self.m - shift)), np.asarray(np.exp(other.m - shift))
+
     @property
     def output(self) -> FloatArray:
         """``o / l``, [..., d]; NaN for the empty state, which has no output."""
-        with np.errstate(invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(self.o / self.l[..., None])
 
     @property
