@@ -31,6 +31,7 @@ from certkv.reference.bounds import (
     key_tv,
     mass,
     score_error,
+    sharp,
     tail_tv,
     value_blocks,
 )
@@ -167,6 +168,9 @@ PLANTED: dict[str, tuple[Callable[[Patch], None], str]] = {
     "L1 too small": (times(SMALL, score_error, "measured_l1"), "score_error.l1"),
     "L2 too small": (times(SMALL, score_error, "measured_l2"), "score_error.l2"),
     "block bound too small": (smaller_block_bound(block_bound), "block_bound."),
+    "R tanh(Delta) too small": (times(SMALL, sharp, "uniform"), "sharp.uniform"),
+    "root too small": (times(SMALL, sharp, "sharp"), "sharp.kappa"),
+    "root with alternatives too small": (times(SMALL, sharp, "sharp"), "sharp.alternative"),
     "certificate too small": (smaller_block_bound(certify), "step."),
     "score error of a step too small": (times(0.99, Group, "_delta"), "step.naive_keys"),
     "value errors of a step too small": (times(SMALL, certify, "value_errors"), "step.naive_values"),
@@ -214,6 +218,7 @@ def test_a_bound_that_became_loose_or_a_control_that_holds_is_noticed(monkeypatc
         ("value_blocks.blockwise", times(SMALL, value_blocks, "blockwise")),
         ("score_error.l2_int8", times(SMALL, score_error, "measured_l2")),
         ("block_bound.mixed", smaller_block_bound(block_bound)),
+        ("sharp.mixed", times(SMALL, sharp, "sharp")),
     ],
 )
 def test_the_search_finds_a_hole_without_being_told_where(

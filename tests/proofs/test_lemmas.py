@@ -28,6 +28,8 @@ MODULES = (
     "norms",
     "outward_fp32",
     "score_error",
+    "sharp",
+    "sharp_forms",
     "softmax_state",
     "tail_tv",
     "tail_tv_forms",

@@ -13,6 +13,9 @@ from certkv.reference.numbers.types import FloatArray
 PURE = 1e-12
 """Relative difference of a ratio between machines where the bound is a formula: a few ulp of its exponentials."""
 
+ROOT = 1e-11
+"""Where the bound is the root of a function: the search for it ends within 2e-12 of it."""
+
 STORED = 2.0**-22
 """Where FP32 annotations are part of the bound: one of them may be rounded up to the next or the next but one."""
 

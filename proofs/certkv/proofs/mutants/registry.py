@@ -14,6 +14,7 @@ from certkv.proofs.mutants import (
     monitors,
     promotion,
     rounding,
+    sharp,
     storage,
     value_errors,
 )
@@ -27,6 +28,7 @@ THEMES = (
     annotation,
     rounding,
     bounds,
+    sharp,
     choices,
     monitors,
     promotion,

@@ -125,6 +125,23 @@ THEOREMS: tuple[Theorem, ...] = (
         test=f"{TESTS}/bounds/test_block_bound.py",
     ),
     Theorem(
+        id="sharp",
+        title="The certificate as a root",
+        statement="Taking the worst weights once, for numerator and denominator together, gives a smaller bound; for "
+        "one Delta and one R it is R tanh(Delta), attained.",
+        formula="sum_b rho_b max_{w = 1/E_b, E_b} (|w - kappa| R_b - lambda w) + |kappa| (U + eps_acc) <= 0  implies  "
+        "||O - c|| <= lambda",
+        hypotheses=(
+            "those of block_bound; kappa is any number",
+            "for kappa = 1 a block's share may be C_b - lambda D_b: C_b >= ||sum_b a'_t (w_t - 1)(V_t - c)||, "
+            "D_b <= sum_b a'_t w_t, lambda >= 0",
+        ),
+        relied_on_by=("certkv.reference.bounds.sharp.sharp", "certkv.reference.bounds.sharp.uniform"),
+        source=OURS,
+        reference=f"{BOUNDS}/sharp.py",
+        test=f"{TESTS}/bounds/test_sharp.py",
+    ),
+    Theorem(
         id="arithmetic",
         title="Rounding of the float64 step",
         statement="Rounding of scores and exponentials is a log-weight error; rounding of sums, division and the "
