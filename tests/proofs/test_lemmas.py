@@ -23,6 +23,7 @@ MODULES = (
     "full_tv",
     "greedy",
     "hull",
+    "kernel_arithmetic",
     "key_tv",
     "mass",
     "norms",

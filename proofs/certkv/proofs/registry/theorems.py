@@ -158,6 +158,47 @@ THEOREMS: tuple[Theorem, ...] = (
         test=f"{TESTS}/bounds/test_arithmetic.py",
     ),
     Theorem(
+        id="kernel_arithmetic",
+        title="Rounding of a tiled, split kernel",
+        statement="From a description of a kernel: the log-weight error of every block, the accumulation term, and the "
+        "effective masses from the computed ones.",
+        formula="eps_0 = E |scale| ||q|| size + ln2 (u (Y + bias) + u_c Y) + (n + merges + 1) e_2 + u_P;  "
+        "eps_acc = E_o mean||v|| + (E_l + (1 + E_l) e_div) ||c|| + losses",
+        hypotheses=(
+            "the kernel is the one that its model describes",
+            "the model's constants that are assumptions (docs/SOUNDNESS.md)",
+            "tiles are spread evenly over the splits; the running maximum that is kept is the rounded one",
+        ),
+        relied_on_by=(
+            "certkv.reference.bounds.kernel_arithmetic.log_weight_error_ub",
+            "certkv.reference.bounds.kernel_arithmetic.accumulation_ub",
+            "certkv.reference.bounds.kernel_model.KERNELS",
+        ),
+        source=OURS,
+        reference=f"{BOUNDS}/kernel_arithmetic.py",
+        test=f"{TESTS}/bounds/test_kernel_arithmetic.py",
+    ),
+    Theorem(
+        id="outward_fp32",
+        title="The certificate in binary32",
+        statement="Accumulators of non-negative terms in binary32, times 1 + 2^-12, are an upper bound; the one "
+        "subtraction is guarded, arguments of exponentials are rounded up first.",
+        formula="finish(A, G, U, eps, D, gamma) >= (A + gamma G + U + eps) / D for K <= 999 roundings on a path",
+        hypotheses=(
+            "IEEE 754 binary32, round to nearest, division and root too; flush to zero is allowed",
+            "exp and expm1 within 2^-17 from 0.1 to 80 (tested, not proved)",
+            "gamma and eps are upper bounds; blocks of at most 254 tokens",
+        ),
+        relied_on_by=(
+            "certkv.reference.bounds.outward_fp32.finish",
+            "certkv.reference.bounds.outward_fp32.beta_perp_ub",
+            "certkv.reference.bounds.outward_fp32.psi_ub",
+        ),
+        source=OURS,
+        reference=f"{BOUNDS}/outward_fp32.py",
+        test=f"{TESTS}/bounds/test_outward_fp32.py",
+    ),
+    Theorem(
         id="norms",
         title="Norms, rounded outward",
         statement="Cauchy-Schwarz and the triangle inequality in any dimension, and float64 norms that are bounds.",

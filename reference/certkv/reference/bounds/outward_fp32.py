@@ -50,6 +50,9 @@ LEAST_DENOMINATOR = np.float32(2.0**-60)
 PERP_GUARD = np.float32(2.0**-16)
 """Share of q2 that the subtraction may lose."""
 
+SQUARE_LOST = 2.0**-125
+"""Twice what a result can lose by being flushed: a square, and its place in the sum."""
+
 PERP_BLOCK = 254
 """Largest block for which the guard is proved (lemma ``outward_fp32.perp``)."""
 
@@ -153,7 +156,7 @@ def beta_perp_ub(q2: Float32Array, top: Float32Array, block: int) -> Float32Arra
     """
     if not 1 <= block <= PERP_BLOCK:
         raise SettingError(f"block {block}: the guard 2^-16 covers sums of 1 to {PERP_BLOCK} squares")
-    flushed = np.float32((block + 1) * 2.0**-125)  # every square and sum may have been flushed to zero, and two here
+    flushed = np.float32((block + 1) * SQUARE_LOST)  # every square and sum may have been flushed to zero, and two here
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         apart = np.maximum(q2 - top * top, np.float32(0.0)) + PERP_GUARD * q2
         # q2 itself may be too small by the same share

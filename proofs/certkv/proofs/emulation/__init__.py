@@ -1,0 +1,1 @@
+"""A tiled, split attention kernel in software, as badly rounded as its model allows."""
