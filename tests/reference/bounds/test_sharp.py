@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import itertools
-<<<<<<< ours
-=======
 import re
 from pathlib import Path
->>>>>>> theirs
 from typing import Any
 
 import numpy as np
@@ -193,15 +190,6 @@ ROUNDING = 1e-12
 def test_theorem_on_random_heads() -> None:
     rng = np.random.default_rng(8)
     reached = []
-<<<<<<< ours
-    for _ in range(300):
-        numbers, error, cap, credit = head(rng)
-        start = np.array([1e3])
-        bounds = {
-            "one": sharp(**numbers, start_ub=start),
-            "any": sharp(**numbers, start_ub=start, kappa=rng.uniform(0.2, 1.5)),
-            "chosen": sharp(**numbers, start_ub=start, kappa=choose_kappa(**numbers, start_ub=start)),
-=======
     for trial in range(300):
         numbers, error, cap, credit = head(rng)
         start = np.array([1e3])
@@ -211,7 +199,6 @@ def test_theorem_on_random_heads() -> None:
             "one": sharp(**numbers, start_ub=start),
             "any": sharp(**numbers, start_ub=start, kappa=rng.uniform(0.2, 1.5)),
             "chosen": sharp(**numbers, start_ub=start, kappa=kappa),
->>>>>>> theirs
             "alternative": sharp(**numbers, start_ub=start, cap_ub=cap, credit_lb=credit),
         }
         for name, bound in bounds.items():
@@ -431,8 +418,6 @@ def test_choice_of_kappa() -> None:
 def test_golden_section() -> None:
     found = golden_section(lambda x: (x - np.array([0.3, -2.0])) ** 2, np.array([-1.0, -1.0]), np.array([1.0, 1.0]))
     np.testing.assert_allclose(found, [0.3, -1.0], atol=2 * 0.6181**20 * 2)
-<<<<<<< ours
-=======
 
 
 PAGE = Path(__file__).resolve().parents[3] / "docs/derivations/sharp.md"
@@ -468,4 +453,3 @@ def test_the_page_shows_what_is_measured() -> None:
     for delta, *shown in rows:
         # the page shows three or four digits
         np.testing.assert_allclose([float(x) for x in shown], figures(float(delta)), rtol=5e-3)
->>>>>>> theirs
