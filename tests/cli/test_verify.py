@@ -133,8 +133,11 @@ def test_breaking_off_ends_the_processes(tmp_path: Path, monkeypatch: pytest.Mon
     child = workers[0]._child
     assert child is not None
     running.close()
-    assert not child._process.is_alive()
-    assert not workers[0].run(planted()[0]).ok, "none is started afterwards"
+    try:
+        assert not child._process.is_alive()
+        assert not workers[0].run(planted()[0]).ok, "none is started afterwards"
+    finally:
+        workers[0]._end()
 
 
 def test_one_theorem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,7 +269,7 @@ def test_a_format_that_ends_the_process_is_no_success(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It has a process of its own, which must say that it is done. 2 s: importing counts, checks of nothing do not."""
+    """It has a process of its own, which must say that it is done. 2 s: importing the one class is all that counts."""
     (tmp_path / "ending_format.py").write_text(body, "utf-8")
     monkeypatch.chdir(tmp_path)
     limit = ["--limit", "2"] if "while" in body else []

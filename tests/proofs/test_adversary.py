@@ -81,6 +81,7 @@ def test_stored_genes_that_are_no_numbers_fail(tmp_path: Path) -> None:
     for bad in (math.nan, math.inf):
         (result,) = replay([replace(entry, genes=(bad, *entry.genes[1:]))])
         assert not result.ok
+        assert "none that a search could have left" in result.detail
         with pytest.raises(ValueError, match="not JSON compliant"):
             save([replace(entry, ratio=bad)], tmp_path / "corpus.json")
     assert not (tmp_path / "corpus.json").exists()

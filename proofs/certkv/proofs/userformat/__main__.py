@@ -16,7 +16,7 @@ from rich.console import Console
 from certkv.proofs.userformat.report import Report, table
 from certkv.proofs.userformat.verify import verify_format
 from certkv.proofs.verify.child import Child, LostError
-from certkv.proofs.verify.run import TASK_SECONDS
+from certkv.proofs.verify.run import START_SECONDS, TASK_SECONDS
 from certkv.reference.errors import CertkvError
 
 
@@ -42,6 +42,7 @@ def load(where: str) -> Any:
 
 def serve(pipe: Connection, where: str, blocks: Sequence[int], head_dims: Sequence[int], mutants: bool) -> None:
     """Run in a process of its own, which a format may crash or leave: say what runs, then that it is done."""
+    pipe.send(("started", ""))
     try:
         report = verify_format(
             load(where),
@@ -79,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     child = Child(serve, chosen.format, chosen.blocks, chosen.head_dims, not chosen.no_mutants)
     try:
         with errors.status("verifying") as status:
+            child.receive(START_SECONDS)
             what, said = child.receive(chosen.limit)
             while what == "running":
                 running = said
