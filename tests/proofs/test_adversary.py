@@ -21,15 +21,18 @@ from certkv.proofs.adversary.blocks import meaning, to_type
 from certkv.proofs.adversary.corpus import FILE, Stored, entries_of, save
 from certkv.proofs.adversary.search import Point, shortened
 from certkv.proofs.registry import THEOREMS
+from certkv.reference import correction_rounding
 from certkv.reference.annotations import keys as key_annotations
 from certkv.reference.annotations import values as value_annotations
 from certkv.reference.bounds import (
     arithmetic,
     block_bound,
+    certificate_state,
     full_tv,
     hull,
     key_tv,
     mass,
+    outward_fp32,
     score_error,
     sharp,
     tail_tv,
@@ -47,7 +50,7 @@ SMALL = 0.999
 """Every planted bound is this share of the true one, unless what is attained says that more is needed."""
 
 WITHOUT_A_BOUND = {
-    *("decomposition", "softmax_state", "correction", "packing"),  # equalities
+    *("decomposition", "softmax_state", "packing"),  # equalities
     "rounding",  # checked for every input
     *("greedy", "ladder", "cache_life"),  # counts and states
 }
@@ -155,6 +158,21 @@ def lower_bound_rounded_to_nearest(patch: Patch) -> None:
     patch.setattr(value_annotations, "store_lb", lambda x: x.astype(np.float32))
 
 
+def merged_to_nearest(patch: Patch) -> None:
+    patch.setattr(certificate_state, "outward", lambda n: 1.0)
+    patch.setattr(outward_fp32, "FACTOR", np.float32(1.0))
+
+
+def smaller_charge(patch: Patch) -> None:
+    original = correction_rounding.rounding_ub
+
+    def planted(**given: Any) -> correction_rounding.Rounding:
+        found = original(**given)
+        return replace(found, output=0.98 * found.output)
+
+    patch.setattr(correction_rounding, "rounding_ub", planted)
+
+
 PLANTED: dict[str, tuple[Callable[[Patch], None], str]] = {
     "tanh(Delta/2) too small": (times(SMALL, full_tv, "sharp"), "full_tv.sharp"),
     "published tanh(Delta) by half": (times(0.5, full_tv, "as_stated"), "full_tv.published"),
@@ -172,6 +190,10 @@ PLANTED: dict[str, tuple[Callable[[Patch], None], str]] = {
     "R tanh(Delta) too small": (times(SMALL, sharp, "uniform"), "sharp.uniform"),
     "root too small": (times(SMALL, sharp, "sharp"), "sharp.kappa"),
     "root with alternatives too small": (times(SMALL, sharp, "sharp"), "sharp.alternative"),
+    "merged certificate in float64 not rounded up": (merged_to_nearest, "certificate_state.float64"),
+    "merged certificate in float32 not rounded up": (merged_to_nearest, "certificate_state.float32"),
+    "charge of a correction too small": (smaller_charge, "correction.charged"),
+    "constant of a correction by half": (times(0.5, correction_rounding, "kept_rounding_ub"), "correction.kept"),
     "certificate too small": (smaller_block_bound(certify), "step."),
     "score error of a step too small": (times(0.99, Group, "_delta"), "step.naive_keys"),
     "value errors of a step too small": (times(SMALL, certify, "value_errors"), "step.naive_values"),

@@ -18,6 +18,7 @@ MODULES = (
     "affine",
     "arithmetic",
     "block_bound",
+    "certificate_state",
     "correction",
     "decomposition",
     "full_tv",

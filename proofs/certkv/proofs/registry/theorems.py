@@ -265,12 +265,40 @@ THEOREMS: tuple[Theorem, ...] = (
         test=f"{TESTS}/test_softmax_state.py",
     ),
     Theorem(
+        id="certificate_state",
+        title="Certificates merge",
+        statement="What a block adds to the spectral certificate is homogeneous in its weights, so that of a "
+        "whole is merged from those of its parts, in any order and grouping.",
+        formula="x e^m is additive for x = l, o, A, G, U, D;  ||O - c|| <= ( A + gamma G + U + l eps_acc ) / D",
+        hypotheses=(
+            "each block is in one part (otherwise the bound is another one, and larger)",
+            "all six are multiplied with the same computed factors",
+            "errors of the factors are part of the log-weight errors",
+        ),
+        relied_on_by=("certkv.reference.bounds.certificate_state.CertificateState",),
+        source=OURS,
+        reference=f"{BOUNDS}/certificate_state.py",
+        test=f"{TESTS}/bounds/test_certificate_state.py",
+    ),
+    Theorem(
         id="correction",
         title="Incremental correction",
-        statement="Replacing a block's weights and values in a softmax state equals computing the state anew.",
-        formula="l += sum (p - p'), o += sum (p - p') v_hat + sum p (v - v_hat)",
-        hypotheses=("both weights are relative to the same maximum",),
-        relied_on_by=("certkv.reference.correction",),
+        statement="Replacing a block's weights and values in a softmax state equals computing the state anew, up to "
+        "rounding relative to what was there before; within a constant where a quarter of the denominator is kept.",
+        formula="l += sum (p - p'), o += sum (p - p') v_hat + sum p (v - v_hat);  "
+        "|l_new - L| <= g ( sum p' + sum |p - p''| ) + r sum p'';  "
+        "||fl(o_new/l_new) - O/L|| <= (21 g + 10 r)(V_hat + eta) if l_new >= l_old / 4",
+        hypotheses=(
+            "both weights are relative to the same maximum",
+            "old weights computed again, p'', are within r of the p' inside the state",
+            "g = gamma_{K+n+3} counts the roundings on every path; for the constant, g and r are at most 1/32",
+        ),
+        relied_on_by=(
+            "certkv.reference.correction.correct",
+            "certkv.reference.correction.must_recompute",
+            "certkv.reference.correction_rounding.rounding_ub",
+            "certkv.reference.correction_rounding.kept_rounding_ub",
+        ),
         source=OURS,
         reference="reference/certkv/reference/correction.py",
         test=f"{TESTS}/test_correction.py",
@@ -278,10 +306,15 @@ THEOREMS: tuple[Theorem, ...] = (
     Theorem(
         id="greedy",
         title="Greedy choice is smallest",
-        statement="Taking the largest gains first removes enough with the fewest items.",
-        formula="no smaller set of items sums to the need",
-        hypotheses=("gains are non-negative",),
-        relied_on_by=("certkv.reference.selection.greedy.largest_until",),
+        statement="Taking the largest gains first removes enough with the fewest items; taking the largest gains per "
+        "cost first, at less than the lowest cost and one item, or one step between levels.",
+        formula="no smaller set of items sums to the need; cost(greedy) < cost(cheapest) + cost(one item)",
+        hypotheses=("gains are non-negative", "costs are positive, and rise with the level"),
+        relied_on_by=(
+            "certkv.reference.selection.greedy.largest_until",
+            "certkv.reference.selection.greedy.cheapest_until",
+            "certkv.reference.selection.greedy.cheapest_levels",
+        ),
         source=OURS,
         reference="reference/certkv/reference/selection/greedy.py",
         test=f"{TESTS}/selection/test_greedy.py",

@@ -3,6 +3,7 @@
 from certkv.reference.bounds import (
     arithmetic,
     block_bound,
+    certificate_state,
     decomposition,
     full_tv,
     gqa_union,
@@ -18,6 +19,7 @@ from certkv.reference.bounds import (
 __all__ = [
     "arithmetic",
     "block_bound",
+    "certificate_state",
     "decomposition",
     "full_tv",
     "gqa_union",

@@ -5,13 +5,24 @@ from __future__ import annotations
 from functools import cache
 
 from certkv.proofs.adversary.attack import Attack
-from certkv.proofs.adversary.attacks import annotated, heads, numbers, rounding, scores, sharp, steps, values, variation
+from certkv.proofs.adversary.attacks import (
+    annotated,
+    heads,
+    numbers,
+    rounding,
+    scores,
+    sharp,
+    states,
+    steps,
+    values,
+    variation,
+)
 
 
 @cache
 def all_attacks() -> tuple[Attack, ...]:
     """Every attack, in the order of the theorems."""
-    files = (variation, values, scores, heads, sharp, rounding, numbers, annotated, steps)
+    files = (variation, values, scores, heads, sharp, states, rounding, numbers, annotated, steps)
     return tuple(attack for file in files for attack in file.attacks())
 
 
