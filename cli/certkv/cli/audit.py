@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from certkv.cli.capture import ROUND_TO, load_capture
-from certkv.cli.measure import measure
+from certkv.cli.measure import head_steps, measure
+from certkv.cli.page.library import require_matplotlib
 from certkv.cli.progress import progress
 from certkv.cli.report import print_report, violations
 from certkv.cli.settings import BACKENDS, POLICIES, TOLERANCE, check_backend, parse_formats, parse_policies
+from certkv.cli.sweep import asked_budget, missing, readings_of, sweep, sweep_size, tolerances
 from certkv.cli.writer import document, json_bytes, require_writable, saved_bytes, write
 from certkv.reference import SettingError
 from certkv.reference.formats import KEY_FORMATS, VALUE_FORMATS
@@ -66,6 +69,14 @@ def add_parser(subparsers: Subparsers) -> None:
     add("--backend", default="reference", metavar="NAME", help=f"{', '.join(BACKENDS)} (the default)")
     add("--json", type=Path, metavar="OUT", help="write config, summary and every head as JSON")
     add("--save", type=Path, metavar="OUT.safetensors", help="write outputs and bounds of one policy in float64")
+    add(
+        "--report",
+        type=Path,
+        metavar="OUT.html",
+        help="write one self-contained page with plots (needs certkv[report]). For its plot of bytes by tolerance, the "
+        "budget policy is run again at 1, 2, 5 and 10 %% (absolute tolerances: at T/5, 2T/5 and 2T), without computing "
+        "any true error",
+    )
     add("--heads", action="store_true", help="print every head at every step as well")
     add("--quiet", action="store_true", help="print nothing but errors; the exit code tells")
     parser.set_defaults(run=run)
@@ -88,20 +99,34 @@ def run(arguments: argparse.Namespace) -> int:
             f"--save is for one policy, but {len(policies)} are to run ({arguments.policy}); "
             "add for example --policy budget"
         )
-    targets = [(f"--{name}", path) for name in ("json", "save") if (path := getattr(arguments, name)) is not None]
-    if len(targets) == 2 and targets[0][1].absolute() == targets[1][1].absolute():
-        raise SettingError(f"--json and --save both name {targets[0][1]}; two files are expected")
+    names = ("json", "save", "report")
+    targets = [(f"--{name}", path) for name in names if (path := getattr(arguments, name)) is not None]
+    for (one, path), (other, place) in itertools.combinations(targets, 2):
+        if path.absolute() == place.absolute():
+            raise SettingError(f"{one} and {other} both name {path}; two files are expected")
+    if arguments.report:
+        require_matplotlib()
     capture = load_capture(source, arguments.round_to)
     for option, path in targets:
         require_writable(option, path, source)
 
-    total = len(policies) * sum(layer.queries * layer.q.shape[1] for layer in capture.layers)
+    budgets = tolerances(asked_budget(policies)) if arguments.report else []
+    again = missing(budgets, policies)
+    total = len(policies) * head_steps(capture) + sweep_size(capture, again)
     with progress(total, "head-steps", arguments.quiet) as tick:
         runs = measure(capture, policies, formats, tick)
+        readings = [*readings_of(runs), *sweep(capture, again, formats, tick)]
 
     for option, path in targets:
-        is_json = option == "--json"
-        content = json_bytes(document(runs, capture, arguments.backend)) if is_json else saved_bytes(runs[0], capture)
+        if option == "--json":
+            content = json_bytes(document(runs, capture, arguments.backend))
+        elif option == "--save":
+            content = saved_bytes(runs[0], capture)
+        else:
+            from certkv.cli.page.build import page_bytes  # matplotlib is needed from here on, and only here
+
+            readings.sort(key=lambda reading: reading.budget.tolerance)
+            content = page_bytes(runs, readings, capture, arguments.backend)
         write(option, path, content)
     if not arguments.quiet:
         print_report(runs, capture, arguments.heads)

@@ -78,6 +78,10 @@ class Layer:
         """Return how many tokens a query sees."""
         return self.tokens if self.positions is None else int(self.positions[query]) + 1
 
+    def seen_bytes(self, query: int) -> int:
+        """Return the bytes of all the originals that one head sees at a query: its keys and values."""
+        return 2 * self.visible(query) * int(self.k.shape[2]) * self.k.dtype.itemsize
+
 
 @dataclass(frozen=True)
 class Capture:

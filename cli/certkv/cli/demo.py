@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     # from a clone's own environment the command is not on the PATH
     command = "certkv" if shutil.which("certkv") else os.path.relpath(Path(sys.executable).parent / "certkv")
     out.print(f"\n{time.monotonic() - begun:.0f} s in all. Your own model: {command} audit --help", soft_wrap=True)
+    out.print(f"As a page with plots (needs certkv[report]): {command} audit CAPTURE --report OUT.html", soft_wrap=True)
     return 1 if violations([*audited, answered]) else 0
 
 

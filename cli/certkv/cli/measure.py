@@ -178,12 +178,18 @@ def measure(
             wanted = formats.of(run.policy)
             if wanted not in caches:
                 tick(f"layer {layer.index}, encoding", 0)
-                caches[wanted] = _fill(layer, wanted)
+                caches[wanted] = fill(layer, wanted)
             _run_layer(run, layer, caches[wanted], tick)
     return runs
 
 
-def _fill(layer: Layer, formats: FormatDefaults) -> Cache:
+def head_steps(capture: Capture) -> int:
+    """Return how many head-steps one policy takes: queries times query heads, over all layers."""
+    return sum(layer.queries * int(layer.q.shape[1]) for layer in capture.layers)
+
+
+def fill(layer: Layer, formats: FormatDefaults) -> Cache:
+    """Make a cache of a layer's keys and values."""
     _, kv_heads, head_dim = layer.k.shape
     cache = Cache(
         kv_heads=kv_heads,
@@ -197,16 +203,27 @@ def _fill(layer: Layer, formats: FormatDefaults) -> Cache:
     return cache
 
 
+def take_step(layer: Layer, query: int, cache: Cache, policy: Policy) -> Step:
+    """Run one query of a layer.
+
+    Raises
+    ------
+    InputError
+        It cannot be run; the message names the tensor.
+    """
+    position = None if layer.positions is None else int(layer.positions[query])
+    try:
+        return decode(layer.q[query], cache, policy, scale=layer.scale, position=position, index=query)
+    except InputError as error:
+        raise InputError(f"{layer.prefix}q[{query}], policy {policy.name}: {error}") from error
+
+
 def _run_layer(run: PolicyRun, layer: Layer, cache: Cache, tick: Tick) -> None:
     outputs = np.empty(layer.q.shape)
     bounds = np.empty(layer.q.shape[:2])
     for query in range(layer.queries):
         tick(f"layer {layer.index}, {run.policy.name}", 0)
-        position = None if layer.positions is None else int(layer.positions[query])
-        try:
-            step = decode(layer.q[query], cache, run.policy, scale=layer.scale, position=position, index=query)
-        except InputError as error:
-            raise InputError(f"{layer.prefix}q[{query}], policy {run.policy.name}: {error}") from error
+        step = take_step(layer, query, cache, run.policy)
         outputs[query], bounds[query] = step.output, step.certificate.bound
         seen = layer.visible(query)
         where = (run.policy.name, layer.index, query)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TextIO
 
 from rich import box
@@ -129,22 +130,34 @@ def enforced(policy: Policy) -> str:
     return f"{policy.tolerance:g}{share[policy.relative_to]}"
 
 
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a figure, and what it is for each policy; ``last`` of its group or not."""
+
+    label: str
+    cells: tuple[str, ...]
+    last: bool = False
+
+
+def summary_rows(runs: Sequence[PolicyRun]) -> list[Row]:
+    """Return the figures of every policy, in words and numbers."""
+    summaries = [summarise(run) for run in runs]
+    rows = [
+        Row("key format, value format", tuple(_used(run, lambda s: f"{s.keys}, {s.values}") for run in runs)),
+        Row("tokens per block", tuple(_used(run, lambda s: str(s.block)) for run in runs)),
+        Row("enforced: bound at most", tuple(enforced(run.policy) for run in runs), last=True),
+    ]
+    return rows + [Row(label, tuple(cell(s) for s in summaries), last) for label, cell, last in _FIGURES]
+
+
 def summary_table(runs: Sequence[PolicyRun]) -> Table:
     """Build the table: a row per figure, a column per policy."""
-    summaries = [summarise(run) for run in runs]
     table = Table(box=box.ASCII2, title_justify="left", pad_edge=True)
     table.add_column("per policy", no_wrap=True)
     for run in runs:
         table.add_column(run.policy.name, justify="right")
-
-    def row(label: str, cells: Iterable[str], last: bool = False) -> None:
-        table.add_row(label, *cells, end_section=last)
-
-    row("key format, value format", (_used(run, lambda s: f"{s.keys}, {s.values}") for run in runs))
-    row("tokens per block", (_used(run, lambda s: str(s.block)) for run in runs))
-    row("enforced: bound at most", (enforced(run.policy) for run in runs), last=True)
-    for label, cell, last in _FIGURES:
-        row(label, (cell(s) for s in summaries), last)
+    for row in summary_rows(runs):
+        table.add_row(row.label, *row.cells, end_section=row.last)
     return table
 
 
