@@ -32,7 +32,7 @@ def add_parser(subparsers: Subparsers) -> None:
         description="Check every piece of evidence for every theorem again. Exit code 0: everything is proved; 1: "
         "anything else, unknown and timeouts included; 2: wrong arguments.",
     )
-    parser.add_argument("--quick", action="store_true", help="leave out what is slow; about half a minute on two cores")
+    parser.add_argument("--quick", action="store_true", help="leave out what is slow; under a minute on two idle cores")
     parser.add_argument(
         "--mutants",
         action="store_true",
