@@ -25,6 +25,7 @@ MODULES = (
     "greedy",
     "hull",
     "kernel_arithmetic",
+    "kernel_arithmetic_sums",
     "key_tv",
     "mass",
     "norms",

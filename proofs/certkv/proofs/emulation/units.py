@@ -102,16 +102,24 @@ def chain(
         if unit.kind == "fma":
             total = single(total + products[0], model)
         else:
-            total = _aligned(np.concatenate([total[None], products]), unit, model, worst)
+            fields = _exponent(np.maximum(np.abs(left[first : first + unit.step]), unit.floor.value)) + _exponent(
+                np.maximum(np.abs(b[first : first + unit.step]), unit.floor.value)
+            )
+            top = np.maximum(np.max(fields, axis=0), _exponent(total))
+            total = _aligned(np.concatenate([total[None], products]), top, unit, model, worst)
     return total
 
 
-def _aligned(addends: FloatArray, unit: DotUnit, model: KernelModel, worst: Worst) -> FloatArray:
-    """One step of a tensor core: align to the largest exponent, cut off, add up, cut off again."""
+def _exponent(x: FloatArray) -> FloatArray:
+    """Floor of log2 |x|; far below everything for 0."""
+    return np.where(x == 0.0, -900, np.frexp(x)[1] - 1)
+
+
+def _aligned(addends: FloatArray, top: FloatArray, unit: DotUnit, model: KernelModel, worst: Worst) -> FloatArray:
+    """One step of a tensor core: align to an exponent, cut off, add up, cut off again."""
     direction = DIRECTIONS[worst.cut]
     (bits,) = (int(c.value) for c in unit.constants if c.name == "tensor-core-bits")
-    largest = np.max(np.abs(addends), axis=0)
-    unit_of_step = np.ldexp(1.0, np.frexp(largest)[1] - 1 - bits)
+    unit_of_step = np.ldexp(1.0, top.astype(np.int64) - bits)
     exact = np.sum(direction(addends / unit_of_step), axis=0) * unit_of_step
     ulp = np.ldexp(1.0, np.frexp(exact)[1] - 24)
     result = direction(exact / ulp) * ulp

@@ -14,9 +14,12 @@ from certkv.proofs.emulation.units import Worst
 from certkv.proofs.mutants.model import Check, Mutant, patched, require
 from certkv.reference.bounds import kernel_arithmetic
 from certkv.reference.bounds.kernel_model import (
+    EXACT,
     H200_FP16_P,
     H200_HILO_P,
     IEEE_FP32,
+    TC_BITS,
+    TC_STEP,
     Constant,
     DotUnit,
     KernelModel,
@@ -59,15 +62,16 @@ def weights_are_covered() -> None:
 def small_weights_are_covered() -> None:
     """One token has the maximum and value 0, and thousands have the only values and tiny weights."""
     model = replace(H200_FP16_P, splits=1)
-    for bits in (-25.0, -41.0):
-        head = np.ones(1), column((64, 0.0), (4096, bits)), column((64, 0.0), (4096, 1.0)), BIT
-        require_covered(f"2^{bits:.0f}", head, model, Worst())
+    for bits in (-25.0, -39.5):
+        k = column((1, 0.0), (63, -80.0), (4096, bits))
+        head = np.ones(1), k, column((64, 0.0), (4096, 1.0)), BIT
+        require_covered(f"2^{bits}", head, model, Worst())
 
 
 def sums_are_covered() -> None:
     """One value, so that only sums can err, cut off downwards; scores whose weights fill their bits."""
-    scores = np.asarray(np.linspace(-0.9, 0.0, 2048)[:, None].astype(np.float16), dtype=np.float64)
-    head = np.ones(1), scores, column((2048, 1.0 + 2.0**-8)), BIT
+    scores = np.asarray(np.linspace(-0.9, 0.0, 8192)[:, None].astype(np.float16), dtype=np.float64)
+    head = np.ones(1), scores, column((8192, 1.0 + 2.0**-8)), BIT
     require_covered("one value", head, replace(H200_FP16_P, splits=1), Worst("down", "plus"))
     # every weight but the first rounded the same way by nearly 2^-11
     tie = float(np.float32(np.log2(1 + 2.0**-11 * 0.97) - 1))
@@ -93,6 +97,12 @@ def dot_unit_is_covered() -> None:
     head = q, k, column((16, 1.0), (16, -1.0)), 1.0
     # the score is 1 and of size 1; with this scale the cut alone is 1 % and what remains is far below
     require_covered("cut products", (*head[:3], 4096.0), replace(H200_HILO_P, splits=1, tile=32), Worst())
+
+
+def subnormal_values_are_covered() -> None:
+    """Values that are all subnormal: a tensor core aligns by exponent fields, and cuts off what light tokens add."""
+    head = np.ones(1), column((1, 0.0), (15, -15.5)), column((16, 2.0**-24)), BIT
+    require_covered("subnormal values", head, replace(H200_FP16_P, splits=1, tile=16), Worst())
 
 
 def built_as(**changes: Any) -> AbstractContextManager[None]:
@@ -122,14 +132,14 @@ def nothing_lost() -> AbstractContextManager[None]:
     return patched((kernel_arithmetic, "lost_weight_ub", lambda model, updates: np.zeros(np.shape(updates))))
 
 
-def as_fma() -> AbstractContextManager[None]:
-    """Certify tensor cores with gamma_n."""
-    real = kernel_arithmetic.log_weight_error_ub
+def by_value() -> AbstractContextManager[None]:
+    """Take the exponent of a subnormal operand from its value."""
+    real = kernel_arithmetic.accumulation_ub
 
     def other(model: KernelModel, **inputs: Any) -> FloatArray:
-        return real(replace(model, qk=DotUnit.fma(model.roundoff)), **inputs)
+        return real(replace(model, pv=replace(model.pv, floor=EXACT)), **inputs)
 
-    return patched((kernel_arithmetic, "log_weight_error_ub", other))
+    return patched((kernel_arithmetic, "accumulation_ub", other))
 
 
 BF16_KEYS = Constant("bfloat16-keys", BFLOAT16.unit_roundoff, "proved", "IEEE 754")
@@ -139,6 +149,7 @@ CHECKS = (
     Check("kernel-small-weights", "weights that underflow are charged", small_weights_are_covered),
     Check("kernel-sums", "sums, the division and the cast are in the accumulation term", sums_are_covered),
     Check("kernel-updates", "every update of the maximum is counted", updates_are_covered),
+    Check("kernel-subnormals", "subnormal operands count with their exponent field", subnormal_values_are_covered),
     Check("kernel-unit", "what a dot unit cuts off is in the weights' error", dot_unit_is_covered),
 )
 
@@ -193,5 +204,18 @@ MUTANTS = (
         lambda: patched((kernel_arithmetic, "factors", lambda model, updates: np.asarray(updates) * 0 + 1)),
         "kernel-updates",
     ),
-    Mutant("tensor-core-as-fma", "A8", "a tensor core certified with gamma_n", as_fma, "kernel-unit"),
+    Mutant(
+        "subnormals-by-value",
+        "A8",
+        "a tensor core's error taken as relative to the values of subnormal operands",
+        by_value,
+        "kernel-subnormals",
+    ),
+    Mutant(
+        "tensor-core-narrow",
+        "A8",
+        "a dot unit that keeps 23 fraction bits, certified for 25",
+        lambda: built_as(qk=DotUnit.tensor_core(TC_STEP, replace(TC_BITS, value=23.0))),
+        "kernel-unit",
+    ),
 )

@@ -79,7 +79,9 @@ def log_weight_error_ub(
     range_bits_ub: FloatArray,
     score_bits_ub: FloatArray,
     updates: IntArray | int,
-    key_operand_ub: FloatArray | float = 0.0,
+    query_operand_ub: FloatArray | None = None,
+    key_operand_ub: FloatArray | None = None,
+    afterwards: float | None = None,
 ) -> FloatArray:
     """Upper bound of ``|ln(effective weight) - scale q . k_hat - const|`` over the tokens of each block (``eps_0``).
 
@@ -99,9 +101,11 @@ def log_weight_error_ub(
         Largest ``|x c|`` over all tokens.
     updates : int or int64 [heads, 1]
         At least the number of times that the running maximum of a split rose after its first tile.
-    key_operand_ub : float64 [heads, blocks]
-        Norm of the key operand, times what multiplies the dot product afterwards: what an absolute error of the query
-        operand meets. Only used where ``query_loss`` is not 0.
+    query_operand_ub, key_operand_ub : float64 [heads, blocks], optional
+        Norms of the operands as the dot unit sees them, where these are not the query and the key themselves: codes,
+        and a query that was scaled. What operands lose absolutely is in these units.
+    afterwards : float, optional
+        At least what multiplies the dot product afterwards; ``|scale|`` where the operands are query and key.
 
     Returns
     -------
@@ -123,8 +127,13 @@ def log_weight_error_ub(
         size = abs(scale) * q_norm_ub * key_size_ub
         rest = math.sqrt(head_dim) * (q_norm_ub + key_size_ub) + 2 * n
         score = relative * size + 2.0 * flush * CODES * (1.0 + abs(scale)) * rest
-        absolute = model.query_loss.value * key_operand_ub + model.key_loss.value * abs(scale) * q_norm_ub
-        score = score + math.sqrt(head_dim) * absolute * 2.0 * (1.0 + relative)
+        left = q_norm_ub if query_operand_ub is None else query_operand_ub
+        right = key_size_ub if key_operand_ub is None else key_operand_ub
+        after = abs(scale) if afterwards is None else afterwards
+        absolute = model.query_loss.value * right + model.key_loss.value * left
+        small = math.sqrt(n) * model.qk.floor.value
+        score = score + math.sqrt(n) * absolute * after * 2.0 * (1.0 + relative)
+        score = score + relative * after * small * (left + right + small)
         exponent = u * (bits + 2.0 * u * score_bits_ub + abs(model.weights.bias))
         if not model.fused_exponent:
             exponent = exponent + u * score_bits_ub
@@ -238,6 +247,12 @@ def accumulation_ub(
     # 2 max||v|| for the change of weights, and as much for the mean under other weights
     lost = tokens * lost_weight_ub(model, updates) * 4.0 * largest / below
     lost = lost + 2.0 * math.sqrt(head_dim) * model.value_loss.value
+    # subnormal operands of the PV unit count as the smallest normal number: values in the mean, weights of every token
+    small = math.sqrt(head_dim) * model.pv.floor.value
+    floor = model.weights.parts * tokens * model.pv.floor.value * 2.0**-model.weights.bias / below
+    lost = lost + e_o * (small + floor * (largest + small))
+    if model.sum_in_unit:
+        lost = lost + e_l * (1.0 + e_l) * floor * output
     # at most 16 N results per channel can underflow, each off by `flush` at a scale of at most 1, a value or the output
     underflow = 16.0 * math.sqrt(head_dim) * tokens * model.flush.value * CODES * (1.0 + largest + output) / below
     with np.errstate(over="ignore", invalid="ignore"):

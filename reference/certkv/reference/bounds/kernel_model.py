@@ -45,7 +45,7 @@ class DotUnit:
     """A unit that computes ``c + sum a_i b_i`` over a chain of steps.
 
     One step takes at most ``step`` products and the accumulator, and errs by at most ``error.value`` times the sum of
-    their absolute values (plus underflow).
+    their sizes (plus underflow); the size of a product is ``max(|a|, floor) max(|b|, floor)``.
 
     Attributes
     ----------
@@ -53,11 +53,16 @@ class DotUnit:
     step : int
     error : Constant
         Relative error of a step.
+    floor : Constant
+        What a smaller operand counts as: a subnormal one has the exponent field of the smallest normal number.
+    constants : tuple of Constant
+        What ``error`` was made of.
     """
 
     kind: Literal["fma", "tensor core"]
     step: int
     error: Constant
+    floor: Constant
     constants: tuple[Constant, ...]
 
     @classmethod
@@ -66,19 +71,22 @@ class DotUnit:
 
         A chain of n fused steps has n roundings on a path; n products and a tree of sums have at most n as well.
         """
-        return cls("fma", 1, roundoff, (roundoff,))
+        return cls("fma", 1, roundoff, EXACT, (roundoff,))
 
     @classmethod
-    def tensor_core(cls, step: Constant, fraction_bits: Constant) -> DotUnit:
+    def tensor_core(cls, step: Constant, fraction_bits: Constant, operands: FloatType = FLOAT16) -> DotUnit:
         """Return a unit that aligns the addends of a step to the largest exponent and cuts them off.
 
-        Each of the ``step + 1`` addends loses less than ``2**-f`` of the largest, f being the fraction bits that are
-        kept; the sum, exact, is cut off to binary32, which loses less than ``2**-23`` of it.
+        A product's exponent is the sum of its operands' exponent *fields*. Each of the ``step + 1`` addends loses less
+        than ``2**-f`` of the largest such power of two, f being the fraction bits that are kept; the sum, exact, is cut
+        off to binary32, which loses less than ``2**-23`` of it.
         """
         cut = (step.value + 1) * 2.0**-fraction_bits.value
         # powers of two times small integers: exact for f <= 26 and step <= 64
         error = Constant("tensor-core-step", cut + 2.0**-23 * (1 + cut), "proved", "lemma kernel_arithmetic.cut_off")
-        return cls("tensor core", int(step.value), error, (step, fraction_bits))
+        smallest_normal = operands.smallest_subnormal * 2.0 ** (operands.precision - 1)
+        floor = Constant(f"{operands.name}-smallest-normal", smallest_normal, "proved", IEEE)
+        return cls("tensor core", int(step.value), error, floor, (step, fraction_bits))
 
     def steps(self, products: int) -> int:
         """Return the length of a chain over so many products."""
@@ -227,7 +235,7 @@ class KernelModel:
             if isinstance(value, Constant):
                 found.append(value)
             elif isinstance(value, DotUnit):
-                found += [value.error, *value.constants]
+                found += [value.error, value.floor, *value.constants]
             elif isinstance(value, Weights):
                 found += [value.roundoff, value.loss]
         return tuple(dict.fromkeys(found))
@@ -236,19 +244,24 @@ class KernelModel:
 COUNTS = frozenset({"tensor-core-width", "tensor-core-bits"})
 """Constants that are numbers of things, not errors."""
 
-PTX = "PTX ISA, ex2.approx.ftz.f32: at most 2 units in the last place; ex2.approx(+-0) = 1"
+EX2 = Constant(
+    "ex2-approx",
+    2.0**-22,
+    "exhaustive",
+    "every number from -126 to 1/2 on an H200, 2^-22.7 (benchmarks/kernel_constants.py); PTX ISA: 2 ulp, 1 at +-0",
+)
+MEASURED = "bit for bit on 5 million dot products on an H200, mma.sync and wgmma (benchmarks/kernel_constants.py)"
 TC_STEP = Constant(
     "tensor-core-width",
     16.0,
     "assumption",
-    "16-bit operands on H100: 16 products and the accumulator are summed at once (arXiv 2512.07004)",
+    f"16-bit operands: 16 products and the accumulator are summed at once; {MEASURED}; H100: arXiv 2512.07004",
 )
 TC_BITS = Constant(
     "tensor-core-bits",
-    23.0,
+    25.0,
     "assumption",
-    "at least 23 fraction bits survive the alignment, in units of the largest addend, products are exact, subnormal "
-    "operands count with their value (PeerJ CS 7:e330; arXiv 2512.07004 finds more bits on H100)",
+    f"products are exact, 25 fraction bits survive the alignment by exponent fields; {MEASURED}; arXiv 2512.07004",
 )
 HALF_ULP_CONSTANT = Constant("scale-constant", 2.0**-23, "proved", "formed in float64, rounded once to binary32")
 GRADUAL = Constant("gradual-underflow", 2.0**-150, "proved", f"{IEEE}: half of binary32's smallest number")
@@ -277,7 +290,7 @@ def _h200(name: str, kept: Weights) -> KernelModel:
         qk=unit,
         pv=unit,
         weights=kept,
-        exp2=Constant("ex2-approx", 2.0**-22, "assumption", PTX),
+        exp2=EX2,
         roundoff=U_FP32,
         division=U_FP32,
         scale_constant=HALF_ULP_CONSTANT,
