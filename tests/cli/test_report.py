@@ -522,7 +522,9 @@ def test_extreme_captures_are_drawn(what: str, run: Run, tmp_path: Path) -> None
     path, out = save(tensors, tmp_path / "a.safetensors"), tmp_path / "o.html"
     outcome = run("audit", path, "--report", out, "--quiet", *options)
     assert (outcome.code, outcome.err) == (0, "")
-    assert len([tag for tag, _ in read(out).tags if tag == "svg"]) == PLOTS
+    page = read(out)
+    assert len([tag for tag, _ in page.tags if tag == "svg"]) == PLOTS
+    assert any("nothing was quantized" in text for text in page.text) == (what == "one token")
 
 
 def test_clouds_of_very_many_points_do_not_swell_the_file() -> None:

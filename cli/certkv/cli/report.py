@@ -34,6 +34,9 @@ LEGEND = (
 )
 
 
+ALL_ORIGINAL = "note: no block is full, so every token is still original and nothing was quantized"
+
+
 class PlainConsole(Console):
     """A console that lets a broken pipe be what it is; rich would leave with 1, our code for a violation."""
 
@@ -254,6 +257,11 @@ def head_table(runs: Sequence[PolicyRun]) -> Table:
     return table
 
 
+def all_original(runs: Sequence[PolicyRun]) -> bool:
+    """Whether no cache had a coded block."""
+    return all(s.blocks == 0 for run in runs for s in run.storage)
+
+
 def print_report(runs: Sequence[PolicyRun], capture: Capture, heads: bool = False, file: TextIO | None = None) -> None:
     """Print what was read, the table, and the verdict."""
     out = console(file)
@@ -265,8 +273,8 @@ def print_report(runs: Sequence[PolicyRun], capture: Capture, heads: bool = Fals
     out.print(summary_table(runs))
     for line in LEGEND:
         out.print(line, soft_wrap=True)
-    if all(s.blocks == 0 for run in runs for s in run.storage):
-        out.print("note: no block is full, so every token is still original and nothing was quantized", soft_wrap=True)
+    if all_original(runs):
+        out.print(ALL_ORIGINAL, soft_wrap=True)
     out.print()
     for line in verdict_lines(runs):
         out.print(line, soft_wrap=True)

@@ -16,9 +16,11 @@ from certkv.cli.page.look import CSS
 from certkv.cli.page.markup import Markup, element, folded, join, table
 from certkv.cli.page.svg import style, to_svg
 from certkv.cli.report import (
+    ALL_ORIGINAL,
     LEGEND,
     WORST,
     Row,
+    all_original,
     describe_capture,
     enforced,
     mean_and_largest,
@@ -130,6 +132,8 @@ def _summary(runs: Sequence[PolicyRun], capture: Capture) -> Section:
         table("Summary per policy", header, [(_label(row), *row.cells) for row in rows], ends),
         element("ul", join(element("li", line) for line in _legend()), class_="legend"),
     ]
+    if all_original(runs):
+        parts.insert(1, element("p", ALL_ORIGINAL))
     if violations(runs):
         parts.insert(1, _violations(violations(runs)))
     return "summary", "Verdict and summary", join(parts)
