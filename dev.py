@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -21,6 +23,9 @@ VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 STAMP = VENV / "certkv-installed"
+
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+"""PyTorch's own index of builds for machines without a GPU: a tenth of the size of the default build."""
 
 TASKS = {
     "demo": "set up, then run certified attention on the bundled capture of a trained model",
@@ -52,6 +57,42 @@ def wanted_state() -> str:
     return digest.hexdigest()
 
 
+def torch_for_cpu(pip: list[str | Path], version: str) -> bool:
+    """Install a CPU build of torch where one is wanted and found, and say where it came from.
+
+    Only CPU builds for Linux and Windows carry the local version ``+cpu``, so no other build can be taken by accident.
+    """
+    if shutil.which("nvidia-smi"):
+        print("torch: there is a GPU here, so the build of the default index is taken", flush=True)
+        return False
+    if sys.platform == "darwin":
+        return False  # the default index has nothing but CPU builds
+    report = VENV / "torch.json"
+    command = [*pip, "-q", "--retries", "1", "--timeout", "15", "--extra-index-url", CPU_INDEX, "--no-deps"]
+    command += ["--report", report, f"torch=={version}+cpu"]
+    done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"torch: no CPU build of {version} from {CPU_INDEX}; the default index's is taken, which is large")
+        return False
+    for item in json.loads(report.read_text("utf-8"))["install"]:
+        print(f"torch: CPU build from {item['download_info']['url']}", flush=True)
+    return True
+
+
+def install(pip: list[str | Path], extra: str) -> int:
+    """Install certkv, editable, with the dependencies of ``extra``; return pip's exit code."""
+    pins = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    if extra:
+        (version,) = (pin.removeprefix("torch==") for pin in pins if pin.startswith("torch=="))
+        if not torch_for_cpu(pip, version):
+            # a build with CUDA names the one version of Triton that it works with
+            pins = [pin for pin in pins if not pin.startswith("triton==")]
+    constraints = VENV / "constraints.txt"
+    constraints.write_text("".join(f"{pin}\n" for pin in pins), "utf-8")
+    command = [*pip, "-q", "-c", constraints, "-e", f".[{extra}]" if extra else "."]
+    return subprocess.call([str(part) for part in command], cwd=ROOT)
+
+
 def set_up(extra: str) -> None:
     """Create ``.venv`` and install certkv, editable, with the dependencies of ``extra`` ("" or "dev")."""
     have = dict(line.split("=", 1) for line in STAMP.read_text().split()) if STAMP.exists() else {}
@@ -69,10 +110,9 @@ def set_up(extra: str) -> None:
     print(f"setting up {VENV} ...", flush=True)
     STAMP.unlink(missing_ok=True)  # an interrupted set-up is done again
     venv.create(VENV, with_pip=False, clear=not PYTHON.exists(), symlinks=os.name != "nt")
-    target = f".[{extra}]" if extra else "."
-    pip = [sys.executable, "-m", "pip", "--python", PYTHON, "--disable-pip-version-check", "install", "--no-user"]
-    command = [*pip, "-q", "-c", "constraints.txt", "-e", target]
-    if subprocess.call([str(part) for part in command], cwd=ROOT):
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", PYTHON]
+    pip += ["--disable-pip-version-check", "install", "--no-user"]
+    if install(pip, extra):
         die("the installation failed, see above; it needs a package index, once")
     STAMP.write_text("".join(f"{key}={state}\n" for key in ({"base", extra} - {""})))
 
