@@ -35,11 +35,14 @@ from certkv.reference.bounds import (
     outward_fp32,
     score_error,
     sharp,
+    spectral,
     tail_tv,
     value_blocks,
 )
+from certkv.reference.bounds.quotient import BlockBound
 from certkv.reference.exact import float64
 from certkv.reference.formats import KEY_FORMATS, VALUE_FORMATS
+from certkv.reference.numbers import BFLOAT16, round_nearest
 from certkv.reference.numbers import error as float64_error
 from certkv.reference.numbers.types import FloatArray
 from certkv.reference.steps import budget, certify, originals
@@ -102,7 +105,8 @@ def test_every_format_annotation_and_policy_is_attacked() -> None:
     ids = {attack.id for attack in all_attacks()}
     for side, formats in (("keys", KEY_FORMATS), ("values", VALUE_FORMATS)):
         for name in formats:
-            assert any(i.startswith(f"annotations.{side}_{name.replace('-', '_')}_norm") for i in ids), name
+            begin = f"annotations.{side}_{name.replace('-', '_')}_"
+            assert any(i.startswith(begin) and i.endswith("_norm") for i in ids), name
     for policy in ("naive", "paper", "budget"):
         assert {f"step.{policy}_free", *(i for i in ids if i.startswith(f"step.{policy}_keys"))} <= ids
     assert {"step.cast_float32", "step.cast_float16", "step.cast_bfloat16", "arithmetic.scores_rung_3"} <= ids
@@ -121,22 +125,27 @@ def times(factor: float, owner: Any, name: str) -> Callable[[Patch], None]:
     return plant
 
 
-def smaller_block_bound(owner: Any) -> Callable[[Patch], None]:
+def smaller_bound(owner: Any, name: str) -> Callable[[Patch], None]:
     def plant(patch: Patch) -> None:
-        original = owner.block_bound
+        original = getattr(owner, name)
 
-        def planted(**numbers: FloatArray) -> block_bound.BlockBound:
-            found: block_bound.BlockBound = original(**numbers)
+        def planted(**numbers: FloatArray) -> BlockBound:
+            found: BlockBound = original(**numbers)
             return replace(found, bound=0.98 * found.bound)
 
-        patch.setattr(owner, "block_bound", planted)
+        patch.setattr(owner, name, planted)
 
     return plant
 
 
+def smaller_score_errors(patch: Patch) -> None:
+    original = Group._score_errors
+    patch.setattr(Group, "_score_errors", lambda *a: tuple(0.98 * x for x in original(*a)))
+
+
 def smaller_annotation(owner: Any) -> Callable[[Patch], None]:
     def plant(patch: Patch) -> None:
-        patch.setattr(owner, "store_ub", lambda x: x.astype(np.float32))  # to nearest instead of up
+        patch.setattr(owner, "store_ub", lambda x: round_nearest(x, BFLOAT16))  # to nearest instead of up
 
     return plant
 
@@ -155,7 +164,7 @@ def forgotten_cast(patch: Patch) -> None:
 
 
 def lower_bound_rounded_to_nearest(patch: Patch) -> None:
-    patch.setattr(value_annotations, "store_lb", lambda x: x.astype(np.float32))
+    patch.setattr(value_annotations, "store_lb", lambda x: round_nearest(x, BFLOAT16))
 
 
 def merged_to_nearest(patch: Patch) -> None:
@@ -186,7 +195,7 @@ PLANTED: dict[str, tuple[Callable[[Patch], None], str]] = {
     "hull too small": (times(SMALL, hull, "hull"), "hull."),
     "L1 too small": (times(SMALL, score_error, "measured_l1"), "score_error.l1"),
     "L2 too small": (times(SMALL, score_error, "measured_l2"), "score_error.l2"),
-    "block bound too small": (smaller_block_bound(block_bound), "block_bound."),
+    "block bound too small": (smaller_bound(block_bound, "block_bound"), "block_bound."),
     "R tanh(Delta) too small": (times(SMALL, sharp, "uniform"), "sharp.uniform"),
     "root too small": (times(SMALL, sharp, "sharp"), "sharp.kappa"),
     "root with alternatives too small": (times(SMALL, sharp, "sharp"), "sharp.alternative"),
@@ -194,11 +203,11 @@ PLANTED: dict[str, tuple[Callable[[Patch], None], str]] = {
     "merged certificate in float32 not rounded up": (merged_to_nearest, "certificate_state.float32"),
     "charge of a correction too small": (smaller_charge, "correction.charged"),
     "constant of a correction by half": (times(0.5, correction_rounding, "kept_rounding_ub"), "correction.kept"),
-    "certificate too small": (smaller_block_bound(certify), "step."),
-    "score error of a step too small": (times(0.99, Group, "_delta"), "step.naive_keys"),
-    "value errors of a step too small": (times(SMALL, certify, "value_errors"), "step.naive_values"),
-    "value errors after a promotion too small": (times(0.99, certify, "value_errors"), "step.budget_rung_2"),
-    "score rounding too small": (times(0.98, arithmetic, "score_rounding_ub"), "arithmetic.scores_naive"),
+    "certificate too small": (smaller_bound(certify, "quotient"), "step."),
+    "score error of a step too small": (smaller_score_errors, "step.naive_keys"),
+    "value errors of a step too small": (times(SMALL, spectral, "value_terms"), "step.naive_values"),
+    "value errors after a promotion too small": (times(0.99, spectral, "value_terms"), "step.budget_rung_2"),
+    "score rounding too small": (times(0.97, arithmetic, "score_rounding_ub"), "arithmetic.scores_naive"),
     "accumulation too small": (times(0.5, arithmetic, "accumulation_ub"), "arithmetic.sums_naive"),
     "rung 3 too small": (smaller_rung_3, "arithmetic.scores_rung_3"),
     "cast forgotten": (forgotten_cast, "step.cast_"),
@@ -240,7 +249,7 @@ def test_a_bound_that_became_loose_or_a_control_that_holds_is_noticed(monkeypatc
         ("key_tv.stated", times(0.99, key_tv, "key_term")),
         ("value_blocks.blockwise", times(SMALL, value_blocks, "blockwise")),
         ("score_error.l2_int8", times(SMALL, score_error, "measured_l2")),
-        ("block_bound.mixed", smaller_block_bound(block_bound)),
+        ("block_bound.mixed", smaller_bound(block_bound, "block_bound")),
         ("sharp.mixed", times(SMALL, sharp, "sharp")),
     ],
 )
@@ -426,4 +435,4 @@ def test_the_page_shows_what_the_corpus_reaches() -> None:
     for name, text in shown.items():
         assert text == adversary_command.shown(best[name]), name
     worst = min(ratio for name, ratio in best.items() if name.startswith("annotations."))
-    assert worst > 1.0 - 1e-8  # what the page says of them
+    assert worst > 1.0 - 2e-4  # what the page says of them

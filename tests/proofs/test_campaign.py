@@ -24,6 +24,7 @@ from certkv.reference.annotations import values as value_annotations
 from certkv.reference.bounds import arithmetic, hull
 from certkv.reference.exact import Enclosure, ExactFloat64, float64
 from certkv.reference.ladder import Action, Observation
+from certkv.reference.numbers import BFLOAT16, round_nearest
 from certkv.reference.numbers.types import AnyArray, FloatArray
 from certkv.reference.steps import budget, certify, originals
 from certkv.reference.steps.group import Group
@@ -59,13 +60,13 @@ def test_a_hundredth_is_sound(tmp_path: Path) -> None:
 
 
 def halved_score_error(patch: pytest.MonkeyPatch) -> None:
-    original = Group._delta
-    patch.setattr(Group, "_delta", lambda self: 0.5 * original(self))
+    original = Group._score_errors
+    patch.setattr(Group, "_score_errors", lambda *a: tuple(0.5 * x for x in original(*a)))
 
 
 def slightly_small_score_error(patch: pytest.MonkeyPatch) -> None:
-    original = Group._delta
-    patch.setattr(Group, "_delta", lambda self: 0.98 * original(self))
+    original = Group._score_errors
+    patch.setattr(Group, "_score_errors", lambda *a: tuple(0.98 * x for x in original(*a)))
 
 
 def no_rounding_in_rung_3(patch: pytest.MonkeyPatch) -> None:
@@ -86,7 +87,7 @@ def mean_residual_instead_of_largest(patch: pytest.MonkeyPatch) -> None:
 
 
 def residual_norm_rounded_to_nearest(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(value_annotations, "store_ub", lambda x: x.astype(np.float32))
+    patch.setattr(value_annotations, "store_ub", lambda x: round_nearest(x, BFLOAT16))
 
 
 def radius_about_the_anchor_only(patch: pytest.MonkeyPatch) -> None:

@@ -33,14 +33,15 @@ from certkv.proofs.strategies.properties import (
 )
 from certkv.reference import Budget, Cache, Certificate, PaperPolicy, Policy
 from certkv.reference import step as step_module
-from certkv.reference.bounds import full_tv, mass, tail_tv
+from certkv.reference.annotations import KeyAnnotations
+from certkv.reference.bounds import full_tv, mass, spectral, tail_tv
 from certkv.reference.bounds.block_bound import block_bound
 from certkv.reference.cache import scratch as scratch_module
 from certkv.reference.cache.view import View
 from certkv.reference.ladder import Action
 from certkv.reference.numbers import BFLOAT16, FLOAT16
 from certkv.reference.numbers.types import AnyArray, FloatArray
-from certkv.reference.steps import budget, certify, result
+from certkv.reference.steps import budget, certify, distances, result
 from certkv.reference.steps.group import Group
 
 BUDGETED = {budget_is_enforced, more_rounds_only_add}
@@ -111,8 +112,8 @@ Patch = pytest.MonkeyPatch
 
 
 def no_value_error(patch: Patch) -> None:
-    original = certify.value_errors
-    patch.setattr(certify, "value_errors", lambda *a: 0.0 * original(*a))
+    original = spectral.value_terms
+    patch.setattr(spectral, "value_terms", lambda *a: 0.0 * original(*a))
 
 
 def no_cast(patch: Patch) -> None:
@@ -142,8 +143,8 @@ def accept_everything(patch: Patch) -> None:
 def refine_by_rounds_left(patch: Patch) -> None:
     original = budget.choose
 
-    def choose(group: Group, levels: Any, rows: Any, seen: Any, done: Any, limit: FloatArray) -> Any:
-        keys, values = original(group, levels, rows, seen, done, limit)
+    def choose(levels: Any, seen: Any, done: Any, limit: FloatArray) -> Any:
+        keys, values = original(levels, seen, done, limit)
         return keys, values | (ROUNDS_SEEN[-1] % 2 == 1)
 
     run = budget.run
@@ -195,8 +196,14 @@ def first_head_for_all(patch: Patch) -> None:
 
 
 def scale_of_the_dimension(patch: Patch) -> None:
-    original = Group._delta
-    patch.setattr(Group, "_delta", lambda self: original(self) / abs(self.scale) / np.sqrt(self.q.shape[-1]))
+    original = Group._score_errors
+
+    def unscaled(self: Group, notes: KeyAnnotations) -> tuple[FloatArray, FloatArray]:
+        delta, norm = original(self, notes)
+        factor = 1.0 / (abs(self.scale) * np.sqrt(self.q.shape[-1]))
+        return factor * delta, factor * norm
+
+    patch.setattr(Group, "_score_errors", unscaled)
 
 
 def tolerance_in_the_bound(patch: Patch) -> None:
@@ -221,7 +228,7 @@ def index_in_the_scale(patch: Patch) -> None:
 
 
 def radius_about_positive_values(patch: Patch) -> None:
-    original = certify.radii
+    original = distances.radii
     patch.setattr(certify, "radii", lambda group, output: original(group, np.maximum(output, 0.0)))
 
 

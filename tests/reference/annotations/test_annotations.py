@@ -14,17 +14,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certkv.reference.annotations import KeyAnnotations, ValueAnnotations, annotate_keys, annotate_values
+from certkv.reference.annotations.log_codes import CODES, MANTISSAS
 from certkv.reference.formats import KEY_FORMATS, VALUE_FORMATS, Encoded, Format
-from certkv.reference.numbers import FloatType
+from certkv.reference.numbers import BFLOAT16, FloatType
 
 from ..formats.corners import CORNER_IDS, CORNERS, TYPES, random_patterns
 from .exact import (
-    LARGEST_FLOAT32,
+    LARGEST,
+    SMALLEST,
     check_lower,
+    check_operator,
     check_upper,
     exact_blocks,
     exact_meaning,
     mean_norm,
+    operator_at_most,
+    quotients,
     squared_norms,
 )
 
@@ -40,38 +45,77 @@ def assert_keys_hold(fmt: Format, x: AnyArray) -> None:
     annotations = annotate_keys(x, encoded, fmt)
     assert annotations.leading == x.shape[:-2]
     for array in annotations.arrays().values():
-        assert array.dtype == np.float32
+        assert array.dtype == BFLOAT16.dtype
     for i in np.ndindex(x.shape[:-2]):
         original, meaning, steps = exact_blocks(x[i]), *exact_meaning(encoded.take(i))
-        residual = original - meaning
-        err = 2 * math.sqrt(x.shape[-1]) * float(np.max(fmt.decode_error_ub(encoded)[i]))
-        check_upper(annotations.residual_norm_ub[i], max(squared_norms(residual)), err)
-        check_upper(annotations.decoded_norm_ub[i], max(squared_norms(meaning)), 0.0)
-        check_upper(annotations.norm_ub[i], max(squared_norms(original)), 0.0)
-        cells = list(zip(residual.ravel(), meaning.ravel(), steps.ravel(), strict=True))
-        assert all(r == 0 for r, _, step in cells if not step)
-        worst = max((abs(r) / step for r, _, step in cells if step), default=Fraction(0))
+        if encoded.format_name == "dense":
+            steps = np.full(original.shape, Fraction(1))
+        relative = quotients(original - meaning, steps)
         # The charge for decoding is at most 2u |k_hat| per element, here in units of a step.
-        charged = max((float(abs(m) / step) for _, m, step in cells if step), default=0.0) * 2.0**-52
-        check_upper(annotations.relative_max_ub[i], worst**2, charged)
+        cells = zip(meaning.ravel(), steps.ravel(), strict=True)
+        charged = max((float(abs(m) / step) for m, step in cells if step), default=0.0) * 2.0**-52
+        check_upper(annotations.relative_max_ub[i], max(abs(r) for r in relative.ravel()) ** 2, charged)
+        norm = charged * math.sqrt(x.shape[-1])
+        check_upper(annotations.relative_norm_ub[i], max(squared_norms(relative)), norm)
+        check_operator(annotations.relative_operator_ub[i], relative, 4 * norm * math.sqrt(len(original)))
+        check_upper(annotations.decoded_norm_ub[i], max(squared_norms(meaning)), 0.0)
+
+
+def check_codes(codes: AnyArray, maximum: Any, exact: list[Fraction], charged: float) -> AnyArray:
+    """Every token's bound is at least its norm, and at most one code above; returns the bounds, [B, 1]."""
+    largest = Fraction(float(maximum))
+    stored = [largest * int(MANTISSAS[c % 8]) / 2 ** (16 + c // 8) for c in codes.tolist()]
+    for squared, code, bound in zip(exact, codes.tolist(), stored, strict=True):
+        assert bound**2 >= squared
+        # codes are 2^(1/8) apart, and 1 + 2^-15 because their mantissas are rounded up; 2^-40 is float64 work
+        shaved = bound / Fraction(2 ** (1 / 8) * (1 + 2.0**-15) * (1 + 2.0**-40)) - Fraction(charged)
+        assert code == CODES - 1 or shaved <= 0 or shaved**2 <= squared
+    return np.array(stored, dtype=object)[:, None]
+
+
+def check_tokens(maximum: Any, codes: AnyArray, operator: Any, rows: AnyArray, charged: float) -> None:
+    """A block's largest norm, the log codes of its tokens, and the operator norm relative to these."""
+    exact = squared_norms(rows)
+    check_upper(maximum, max(exact), charged)
+    if np.isinf(maximum):
+        assert not codes.any()
+        return
+    # where even the largest norm is far below the smallest number, its code is not 0 either
+    tiny = max(exact) < SMALLEST**2
+    unit = check_codes(codes, maximum, exact, charged)
+    relative = quotients(rows, np.broadcast_to(unit, rows.shape))
+    slack = max((charged / float(u) for u in unit.ravel() if u), default=0.0) if charged else 0.0
+    if tiny:
+        assert operator_at_most(relative, Fraction(float(operator)))
+    else:
+        check_operator(operator, relative, 4 * slack * math.sqrt(len(rows)))
 
 
 def assert_values_hold(fmt: Format, x: AnyArray, anchor: npt.NDArray[np.float64]) -> None:
     encoded = fmt.encode(x)
     annotations = annotate_values(x, encoded, fmt, anchor)
     assert annotations.leading == x.shape[:-2]
-    for array in annotations.arrays().values():
-        assert array.dtype == np.float32
-        assert not np.isnan(array).any()
+    for name, array in annotations.arrays().items():
+        assert array.dtype == (np.uint8 if name.endswith("_codes") else BFLOAT16.dtype)
+        assert not np.isnan(array.astype(np.float64)).any()
     mu = np.broadcast_to(anchor, (*x.shape[:-2], x.shape[-1]))
     for i in np.ndindex(x.shape[:-2]):
         original, meaning = exact_blocks(x[i]), exact_meaning(encoded.take(i))[0]
+        one = annotations.take(i)
         err = 2 * math.sqrt(x.shape[-1]) * float(np.max(fmt.decode_error_ub(encoded)[i]))
-        check_upper(annotations.residual_norm_ub[i], max(squared_norms(original - meaning)), err)
-        check_upper(annotations.decoded_norm_ub[i], max(squared_norms(meaning)), 0.0)
-        check_upper(annotations.norm_ub[i], max(squared_norms(original)), 0.0)
-        check_upper(annotations.anchored_norm_ub[i], max(squared_norms(original - exact_blocks(mu[i]))), 0.0)
-        check_lower(annotations.mean_norm_lb[i], mean_norm(original))
+        check_tokens(
+            one.residual_norm_ub, one.residual_codes, one.residual_operator_ub, original - meaning, charged=err
+        )
+        check_tokens(
+            one.anchored_norm_ub,
+            one.anchored_codes,
+            one.anchored_operator_ub,
+            original - exact_blocks(mu[i]),
+            charged=0.0,
+        )
+        check_upper(one.decoded_norm_ub, max(squared_norms(meaning)), 0.0)
+        check_upper(one.norm_ub, max(squared_norms(original)), 0.0)
+        check_lower(one.mean_norm_lb, mean_norm(original))
 
 
 @keys
@@ -119,13 +163,13 @@ def test_values_of_random_blocks(fmt: Format, ft: FloatType, seed: int, tokens: 
     assert_values_hold(fmt, x, anchor)
 
 
-def test_norms_beyond_float32_are_infinite_above_and_finite_below() -> None:
+def test_norms_beyond_the_range_are_infinite_above_and_finite_below() -> None:
     ft = TYPES[1]
     x = np.full((1, 4, 128), ft.max).astype(ft.dtype)
     fmt = VALUE_FORMATS["int4-g32"]
     annotations = annotate_values(x, fmt.encode(x), fmt, np.zeros(128))
     assert annotations.norm_ub[0] == np.inf
-    assert annotations.mean_norm_lb[0] == LARGEST_FLOAT32
+    assert annotations.mean_norm_lb[0] == LARGEST
     assert annotations.residual_norm_ub[0] == 0.0
 
 
@@ -134,8 +178,11 @@ def test_dense_has_no_residual() -> None:
     dense = KEY_FORMATS["dense"]
     key, value = annotate_keys(x, dense.encode(x), dense), annotate_values(x, dense.encode(x), dense, np.zeros(20))
     assert not key.relative_max_ub.any()
-    assert not key.residual_norm_ub.any()
+    assert not key.relative_norm_ub.any()
+    assert not key.relative_operator_ub.any()
     assert not value.residual_norm_ub.any()
+    assert not value.residual_operator_ub.any()
+    assert not value.token_residuals_ub().any()
 
 
 Annotate = Callable[[AnyArray, Encoded, Format], KeyAnnotations | ValueAnnotations]
@@ -156,4 +203,4 @@ def test_take_and_concatenate(annotate: Annotate) -> None:
     for name, array in whole.arrays().items():
         assert np.array_equal(taken.arrays()[name], part.arrays()[name])
         assert np.array_equal(again.arrays()[name], array)
-    assert whole.bytes_per_block() == 4 * len(whole.arrays())
+    assert whole.bytes_per_block(5) * 6 == whole.nbytes

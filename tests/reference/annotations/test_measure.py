@@ -1,4 +1,4 @@
-"""The float64 steps of a measurement where FP32 rounding cannot hide an error of theirs."""
+"""The float64 steps of a measurement where the rounding to bfloat16 cannot hide an error of theirs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from certkv.reference.annotations import annotate_keys, annotate_values, measure
-from certkv.reference.annotations.keys import relative_max
-from certkv.reference.annotations.values import anchored_norms_ub, token_mean_lb
+from certkv.reference.annotations.keys import relative_magnitude
+from certkv.reference.annotations.values import token_mean_lb
 from certkv.reference.errors import SettingError, ShapeError
 from certkv.reference.formats import key_format, value_format
-from certkv.reference.numbers import FLOAT16, round_down
+from certkv.reference.numbers import BFLOAT16, FLOAT16, round_down
 
 from .exact import AnyArray, exact_blocks, exact_meaning, is_upper, mean_norm, squared_norms
 
@@ -31,10 +31,11 @@ def token_of_norm(target: Fraction, channels: int = 64) -> AnyArray:
     return token
 
 
-@pytest.mark.parametrize("norm", [1000.0, 777.0, 1023.5])
+@pytest.mark.parametrize("norm", [1000.0, 776.0, 1020.0])
 @pytest.mark.parametrize("hair", [Fraction(1, 2**57), -Fraction(1, 2**57)])
-def test_norms_a_hair_from_a_float32_number(norm: float, hair: Fraction) -> None:
-    """Relative distance 2**-58: float64 alone cannot tell on which side of the FP32 number the norm is."""
+def test_norms_a_hair_from_a_bfloat16_number(norm: float, hair: Fraction) -> None:
+    """Relative distance 2**-58: float64 alone cannot tell on which side of the bfloat16 number the norm is."""
+    assert float(BFLOAT16.dtype.type(norm)) == norm
     x = token_of_norm(Fraction(norm) ** 2 * (1 + hair))[None, :]
     exact = squared_norms(exact_blocks(x))[0]
     assert 0 < abs(exact / Fraction(norm) ** 2 - 1) < Fraction(1, 2**56)
@@ -65,19 +66,40 @@ def test_residual_magnitude_covers_the_exact_residual() -> None:
 def test_anchored_norm_covers_the_rounding_of_the_difference() -> None:
     rng = np.random.default_rng(8)
     x, anchor = rng.standard_normal((1, 50, 1)).astype(np.float16), rng.standard_normal((1, 1)) * 1e-3
-    ours = anchored_norms_ub(x, anchor)[0]
+    plain = np.abs(x.astype(np.float64) - anchor[..., None, :])
     exact = squared_norms(exact_blocks(x[0]) - exact_blocks(anchor))
+    ours = measure.inexact_norm_ub(plain)[0]
     assert all(is_upper(bound, e) for bound, e in zip(ours, exact, strict=True))
-    plain = np.abs(x.astype(np.float64) - anchor[..., None, :])[0, :, 0]
-    assert not all(is_upper(bound, e) for bound, e in zip(plain, exact, strict=True))
+    assert not all(is_upper(bound, e) for bound, e in zip(plain[0, :, 0], exact, strict=True))
 
 
-def test_relative_max_without_a_step() -> None:
+def test_relative_magnitude_without_a_step() -> None:
     step = np.array([0.0, 2.0])
-    assert relative_max(np.array([[0.0, 0.5]]), step) == pytest.approx(
-        0.25, rel=1e-14
-    )  # outward(2) is below 1 + 2**-49
-    assert relative_max(np.array([[1e-300, 0.5]]), step) == np.inf  # a residual that no multiple of the step can bound
+    assert relative_magnitude(np.array([[0.0, 0.5]]), step).tolist() == [[0.0, 0.25]]
+    # a residual that no multiple of the step can bound
+    assert relative_magnitude(np.array([[1e-300, 0.5]]), step).tolist() == [[np.inf, 0.25]]
+
+
+def test_relative_rows_cover_the_exact_quotients() -> None:
+    """The exact residual over the unit is within the slack of what was computed."""
+    x = (np.random.default_rng(9).standard_normal((1, 16, 20)) * [[[2.0**-20], [1.0]] * 8]).astype(np.float16)
+    unit = np.random.default_rng(10).uniform(1e-3, 1.0, (1, 16, 1))
+    for fmt in (key_format("int8-paper"), value_format("int4"), value_format("int4-g16")):
+        encoded = fmt.encode(x)
+        difference, magnitude = measure.residual(x, encoded, fmt), measure.residual_magnitude(x, encoded, fmt)
+        quotient, slack = (exact_blocks(a[0]) for a in measure.relative_rows(difference, magnitude, unit))
+        exact = (exact_blocks(x[0]) - exact_meaning(encoded.take(0))[0]) / exact_blocks(unit[0])
+        off = np.abs(exact - quotient)
+        assert (off <= slack).all()
+        assert (off > 0).any()
+
+
+def test_relative_rows_of_zero_and_of_infinite_units() -> None:
+    one, nothing = np.ones((1, 1)), np.zeros((1, 1))
+    for difference, unit, expected in ((one, nothing, np.inf), (nothing, nothing, 0.0), (one, one * np.inf, 0.0)):
+        quotient, slack = measure.relative_rows(difference, difference, unit)
+        assert quotient == expected
+        assert slack == 0.0
 
 
 def test_what_does_not_fit_is_refused() -> None:

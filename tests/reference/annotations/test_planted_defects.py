@@ -14,7 +14,7 @@ from certkv.reference.annotations import annotate_keys, annotate_values, measure
 from certkv.reference.annotations import keys as key_annotations
 from certkv.reference.annotations import values as value_annotations
 from certkv.reference.formats import Encoded, Format, key_format, value_format
-from certkv.reference.numbers import FLOAT32, round_nearest
+from certkv.reference.numbers import BFLOAT16, round_nearest
 
 from .exact import exact_blocks, exact_meaning, is_upper, mean_norm, squared_norms
 
@@ -44,9 +44,10 @@ def test_eta_holds(name: str) -> None:
 
 def test_a1_relative_eta_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def relative(original: AnyArray, encoded: Encoded, fmt: Format) -> npt.NDArray[np.float64]:
-        return measure.residual_norms_ub(original, encoded, fmt) / measure.original_norms_ub(original)
+        norms = measure.original_norms_ub(original)[..., None]
+        return np.asarray(measure.residual_magnitude(original, encoded, fmt) / norms)
 
-    monkeypatch.setattr(value_annotations, "residual_norms_ub", relative)
+    monkeypatch.setattr(value_annotations, "residual_magnitude", relative)
     assert eta_violations(needle_head(), value_format("int4-g16")) > 0
 
 
@@ -97,12 +98,14 @@ def relative_violations(x: AnyArray) -> int:
 def test_a5_half_a_step_taken_for_granted_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(1).standard_normal((12, 16, 64)).astype(np.float16)
     assert relative_violations(x) == 0
-    monkeypatch.setattr(key_annotations, "relative_max", lambda magnitude, step: np.full(len(magnitude), 0.5))
+    # a hair below, so that it is stored as 1/2
+    half = 0.5 - 2.0**-40
+    monkeypatch.setattr(key_annotations, "relative_magnitude", lambda magnitude, unit: np.full(magnitude.shape, half))
     assert relative_violations(x) > 0
 
 
 def test_annotations_rounded_to_nearest_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(value_annotations, "store_ub", lambda x: round_nearest(x, FLOAT32))
+    monkeypatch.setattr(value_annotations, "store_ub", lambda x: round_nearest(x, BFLOAT16))
     assert eta_violations(needle_head(), value_format("int8")) > 0
 
 

@@ -9,7 +9,8 @@ from flint import arb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certkv.reference.bounds.block_bound import BlockBound, block_bound, over
+from certkv.reference.bounds.block_bound import block_bound
+from certkv.reference.bounds.quotient import BlockBound, over
 from certkv.reference.numbers import norm_ub
 
 

@@ -17,7 +17,8 @@ ROOT = 1e-11
 """Where the bound is the root of a function: the search for it ends within 2e-12 of it."""
 
 STORED = 2.0**-22
-"""Where FP32 annotations are part of the bound: one of them may be rounded up to the next or the next but one."""
+"""Where annotations are part of the bound: far more than float64 work, far less than a step of bfloat16. One that were
+rounded up to another number would show; only a norm within a few ulp below a number of bfloat16 could be, elsewhere."""
 
 MACHINE = 1.0
 """Where the error is the machine's own rounding: the order of a BLAS's sums decides it. Only "never above 1" is kept.

@@ -17,7 +17,7 @@ from certkv.proofs.adversary.search import Found, Point, shortened
 
 FILE = "corpus.json"
 
-OPPOSITE = "most lost to FP32"
+OPPOSITE = "most lost to rounding"
 """Origin of an entry whose annotation was rounded by nearly a whole unit: rounded to nearest it would be wrong."""
 
 SAMPLES = 100

@@ -15,6 +15,7 @@ from certkv.proofs.contract.settled import check_policy, check_step
 from certkv.proofs.mutants.model import CheckFailed, require, require_raises
 from certkv.reference import Budget, Cache, CorruptionError, HostMissingError, Naive, Policy, Step
 from certkv.reference import step as step_module
+from certkv.reference.annotations.keys import residual_unit
 from certkv.reference.cache import Side
 from certkv.reference.cache.cache import SIDES
 from certkv.reference.errors import CertkvError, InputError, NonFiniteError
@@ -140,7 +141,7 @@ class Twin:
                 encoded.codes[block, kv_head] ^= flips
             elif what == "annotation":
                 notes = cache.key_annotations() if side == "keys" else cache.value_annotations()
-                names = sorted(notes.arrays())
+                names = sorted(name for name, array in notes.arrays().items() if array.dtype != np.uint8)
                 notes.arrays()[names[seed % len(names)]][block, kv_head] = np.nan
             else:
                 getattr(encoded, what)[block, kv_head] = np.nan
@@ -279,7 +280,8 @@ class Twin:
             original = self.original((self.life.generation, "keys", h, b)).astype(np.float64)
             with np.errstate(all="ignore"):
                 apart = np.abs(rows @ (original - decoded).T).max() * scale
-                residual = float(self.cache.key_annotations().residual_norm_ub[b, h])
+                unit = residual_unit(encoded)[0].max()
+                residual = unit * float(self.cache.key_annotations().relative_norm_ub[b, h])
                 allowed = scale * np.linalg.norm(rows, axis=-1).max() * residual
             # twice, and 1: far above rounding of either side and above the guard of the policies used here
             if not apart <= 2.0 * allowed + 1.0:

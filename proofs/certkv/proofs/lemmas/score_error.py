@@ -103,6 +103,32 @@ def _half_step(*, exact: bool = True) -> Goal:
     return real(at_most(2 * total, size), size >= 0, at_most(total, z * size), 2 * z <= 1 if exact else 1000 * z <= 502)
 
 
+def _normalised(*, zero: bool = True) -> Goal:
+    # a channel of q . e in units of its step: e = s x, and x = 0 where s = 0
+    q, e, s, x = reals("q e s x")
+    counted = z3.Implies(s == 0, e == 0) if zero else z3.BoolVal(True)
+    return real(q * e == (s * q) * x, z3.Implies(s != 0, x * s == e), s >= 0, counted)
+
+
+def _norm_scale(*, squared: bool = True) -> Goal:
+    # the scale leaves the norm over a block's tokens by its magnitude: two scores, squares
+    scale, x, y, limit = reals("scale x y limit")
+    magnitude = _abs(scale)
+    return real(
+        (scale * x) * (scale * x) + (scale * y) * (scale * y)
+        <= (magnitude * magnitude if squared else magnitude) * (limit * limit),
+        x * x + y * y <= limit * limit,
+    )
+
+
+def _one_of_norm(*, norm: bool = True) -> Goal:
+    # a token's error is at most the norm of all
+    x, others, norm_ub = reals("x others norm")
+    return real(
+        at_most(x, norm_ub), x * x + others <= norm_ub * norm_ub, norm_ub >= 0, others >= 0 if norm else others <= 0
+    )
+
+
 LEMMAS = (
     Lemma(
         "score_error.l1",
@@ -153,5 +179,23 @@ LEMMAS = (
         "z <= 1/2 exactly: the paper's form holds; at z = 0.502 it does not",
         _half_step,
         partial(_half_step, exact=False),
+    ),
+    Lemma(
+        "score_error.normalised",
+        "one channel: qe = (sq)(e/s), with 0/0 = 0 where s = 0 and e = 0",
+        _normalised,
+        partial(_normalised, zero=False),
+    ),
+    Lemma(
+        "score_error.norm_scale",
+        "two tokens: x² + y² <= L² gives (scale x)² + (scale y)² <= (|scale| L)²",
+        _norm_scale,
+        partial(_norm_scale, squared=False),
+    ),
+    Lemma(
+        "score_error.one_of_norm",
+        "a token's error is at most the norm of all of them",
+        _one_of_norm,
+        partial(_one_of_norm, norm=False),
     ),
 )

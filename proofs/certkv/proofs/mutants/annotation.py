@@ -20,7 +20,8 @@ from certkv.reference.annotations import values as value_notes
 from certkv.reference.annotations.measure import store_ub
 from certkv.reference.cache.view import View
 from certkv.reference.formats import value_format
-from certkv.reference.numbers.types import AnyArray, Float32Array, FloatArray
+from certkv.reference.numbers import BFLOAT16, round_nearest
+from certkv.reference.numbers.types import AnyArray, FloatArray
 
 
 def squared_norm(row: AnyArray) -> Fraction:
@@ -78,10 +79,10 @@ def anchor_is_kept() -> None:
 
 
 def nearest() -> AbstractContextManager[None]:
-    """Round annotations to the nearest FP32 number."""
+    """Round annotations to the nearest bfloat16 number."""
 
-    def store(x: FloatArray) -> Float32Array:
-        return x.astype(np.float32)
+    def store(x: FloatArray) -> AnyArray:
+        return round_nearest(x, BFLOAT16)
 
     return patched((key_notes, "store_ub", store), (value_notes, "store_ub", store))
 
@@ -94,7 +95,7 @@ def nearest_below() -> AbstractContextManager[None]:
 def saturating() -> AbstractContextManager[None]:
     """Store annotations in a type that ends at 2^8."""
 
-    def store_small(x: FloatArray) -> Float32Array:
+    def store_small(x: FloatArray) -> AnyArray:
         return store_ub(np.minimum(x, 2.0**8))
 
     return patched((key_notes, "store_ub", store_small), (value_notes, "store_ub", store_small))

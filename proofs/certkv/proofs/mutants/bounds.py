@@ -12,8 +12,9 @@ from certkv.proofs.mutants.inputs import tilted
 from certkv.proofs.mutants.model import Check, Mutant, patched, require
 from certkv.proofs.mutants.scene import require_sound
 from certkv.reference import Naive
-from certkv.reference.bounds import block_bound, full_tv, hull, key_tv, mass, score_error, tail_tv, value_blocks
+from certkv.reference.bounds import full_tv, hull, key_tv, mass, score_error, tail_tv, value_blocks
 from certkv.reference.numbers.types import FloatArray
+from certkv.reference.steps import certify
 
 DELTAS = (0.01, 0.18, 1.0, 4.0)
 
@@ -74,7 +75,7 @@ def quantized_query_is_its_own_term() -> None:
     """Take keys that are nearly exact and a query that is not: the score error is the query's."""
     q, q_hat = np.array([[1.0, 0.0]]), np.array([[1.0, 0.5]])
     k = np.array([[0.0, -2.0], [0.0, 2.0]])
-    delta_k = score_error.measured_l2(1.0, q, np.array([1e-3]))
+    delta_k = score_error.measured_l2(1.0, q, np.ones((1, 2)), np.array([1e-3]))
     delta_q = score_error.query_l2(1.0, np.linalg.norm(q - q_hat, axis=1), np.array([2.0]))
     with mpmath.workdps(50):
         estimated, true = softmax(k @ q_hat[0])[0], softmax(k @ q[0])[0]
@@ -119,7 +120,7 @@ def first_regime_only(alpha: float, delta: float) -> FloatArray:
 
 def nearest_radius() -> AbstractContextManager[None]:
     """Cut the bound to the smallest radius."""
-    return patched((block_bound, "hull", lambda radius_ub: radius_ub.min(axis=-1)))
+    return patched((certify, "hull", lambda radius_ub: radius_ub.min(axis=-1)))
 
 
 def anchored_without_offset() -> AbstractContextManager[None]:

@@ -119,8 +119,11 @@ def tolerance_means_what_it_says() -> None:
     limit = even.decode(Budget(0.1)).certificate.tolerance
     size = np.linalg.norm(scene.v.astype(np.float64), axis=-1).mean(axis=0).repeat(2)
     require(bool((limit <= 0.1 * size).all()), "the tolerance is above its share of the mean value norm")
-    # two annotations rounded down to FP32, nothing else is lost
-    require(bool((limit >= 0.1 * size * (1 - 2.0**-22)).all()), "the tolerance is below its share of the mean norm")
+    # an annotation rounded down to bfloat16 loses at most 2**-7, all else is float64 arithmetic
+    require(
+        bool((limit >= 0.1 * size * (1 - 2.0**-7 - 2.0**-22)).all()),
+        "the tolerance is below its share of the mean norm",
+    )
 
 
 REAL_SELECT, REAL_UNTIL, REAL_REACHING = coverage.select, greedy.largest_until, coverage.first_reaching

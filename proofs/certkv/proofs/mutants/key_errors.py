@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from fractions import Fraction
@@ -12,18 +14,19 @@ import numpy as np
 from certkv.proofs.mutants.inputs import HEAD_DIM, STEP, half, tilted
 from certkv.proofs.mutants.model import Check, Mutant, patched, require
 from certkv.proofs.mutants.scene import Scene, require_sound, require_tight
-from certkv.proofs.mutants.value_errors import coded_with_unrounded_step
+from certkv.proofs.mutants.value_errors import coded_with_unrounded_step, every_certify
 from certkv.reference import Budget, Naive
 from certkv.reference.annotations import annotate_keys, measure
 from certkv.reference.annotations import keys as notes
-from certkv.reference.bounds import block_bound, score_error
+from certkv.reference.bounds import block_bound, quotient, score_error
 from certkv.reference.formats import channel, key_format
 from certkv.reference.formats.base import Format
 from certkv.reference.formats.encoded import Encoded
 from certkv.reference.formats.int8_paper import Int8Paper
-from certkv.reference.numbers.types import AnyArray, FloatArray
+from certkv.reference.numbers.types import AnyArray, FloatArray, IntArray
 from certkv.reference.steps import certify as certify_module
-from certkv.reference.steps.group import Group
+from certkv.reference.steps.coded_terms import CodedTerms
+from certkv.reference.steps.group import Group, Levels
 
 
 def key_error_is_attained() -> None:
@@ -91,37 +94,28 @@ def callers_scale_counts() -> None:
 
 
 def relative_residuals() -> AbstractContextManager[None]:
-    """Divide the residual norm by the norm of the keys."""
+    """Divide residuals by the norm of the keys."""
 
-    def norms(original: AnyArray, encoded: Encoded, fmt: Format) -> FloatArray:
-        return np.asarray(measure.residual_norms_ub(original, encoded, fmt) / measure.original_norms_ub(original).max())
+    def relative(original: AnyArray, encoded: Encoded, fmt: Format) -> FloatArray:
+        magnitude = measure.residual_magnitude(original, encoded, fmt)
+        return np.asarray(magnitude / measure.original_norms_ub(original).max())
 
-    return patched((notes, "residual_norms_ub", norms))
+    return patched((notes, "residual_magnitude", relative))
 
 
 def mean_residual() -> AbstractContextManager[None]:
     """Store means over the tokens, of norms and of ratios."""
+    relative = notes.relative_magnitude
 
-    def mean_ratio(magnitude: FloatArray, step: FloatArray) -> FloatArray:
-        ratio = np.max(magnitude / np.where(step > 0, step, 1.0)[..., None, :], axis=-1)
-        return np.asarray(ratio.mean(axis=-1))
+    def mean_ratio(magnitude: FloatArray, unit: FloatArray) -> FloatArray:
+        ratio = relative(magnitude, unit)
+        return np.broadcast_to(ratio.mean(axis=-2, keepdims=True), ratio.shape)
 
-    return patched(
-        (notes, "token_max", lambda per_token: np.mean(per_token, axis=-1)), (notes, "relative_max", mean_ratio)
-    )
+    return patched((notes, "relative_magnitude", mean_ratio))
 
 
-HALF_STEP = (
-    (notes, "relative_max", lambda magnitude, step: np.full(magnitude.shape[:-2], 0.5)),
-    (
-        notes,
-        "residual_norms_ub",
-        lambda original, encoded, fmt: np.repeat(
-            np.linalg.norm(encoded.step.astype(np.float64) / 2, axis=-1)[..., None], encoded.block, axis=-1
-        ),
-    ),
-)
-"""``|k - k_hat| <= s/2`` in place of a measurement."""
+HALF_STEP = ((notes, "relative_magnitude", lambda magnitude, unit: np.full(magnitude.shape, 0.5 - 2.0**-40)),)
+"""``|k - k_hat| <= s/2`` in place of a measurement; a hair less, so that 1/2 is what is stored."""
 
 
 def rounded_midpoint() -> AbstractContextManager[None]:
@@ -167,50 +161,62 @@ def smaller_excess() -> AbstractContextManager[None]:
 
 
 def half_delta() -> AbstractContextManager[None]:
-    """Use half of Delta, as if a score error could not have both signs."""
-    delta = Group._delta
-    return patched((Group, "_delta", lambda self: delta(self) / 2))
+    """Use half of Delta and of Omega, as if a score error could not have both signs."""
+    errors = Group._score_errors
+    return patched((Group, "_score_errors", lambda self, notes: tuple(x / 2 for x in errors(self, notes))))
 
 
 def original_keys_free() -> AbstractContextManager[None]:
     """Take the key error of a whole head as 0 as soon as one of its blocks is promoted."""
-    deltas = certify_module.key_deltas
 
-    def forgetful(group: Group, levels: Any, rows: Any) -> FloatArray:
-        return np.where(levels.keys.any(axis=-1, keepdims=True), 0.0, deltas(group, levels, rows))
+    def forgetful(group: Group, levels: Levels, rows: IntArray, seen: Any, out_dtype: Any) -> Any:
+        cleared = copy.copy(group)
+        heads = rows[levels.keys.any(axis=-1)]
+        cleared.delta_ub, cleared.operator_ub = group.delta_ub.copy(), group.operator_ub.copy()
+        cleared.delta_ub[heads] = cleared.operator_ub[heads] = 0.0
+        return certify_module.certify(cleared, levels, rows, seen, out_dtype)
 
-    return patched((certify_module, "key_deltas", forgetful))
+    return every_certify(forgetful)
 
 
-def loose(change: Any) -> AbstractContextManager[None]:
-    """Certify with terms that are larger than needed, and no hull."""
-    real = block_bound.block_bound
+Loosen = Callable[[FloatArray], FloatArray]
 
-    def looser(**terms: Any) -> block_bound.BlockBound:
-        return real(**{**terms, **change(terms)})
+
+def loose(delta: Loosen, radius: Loosen = lambda x: x) -> AbstractContextManager[None]:
+    """Certify with score errors and radii that are larger than needed, without ``spectral`` and without the hull."""
+    key_terms, weight_lb, sharpened = block_bound.key_terms, block_bound.weight_lb, CodedTerms.sharpened
+
+    def looser_terms(mass_ub: FloatArray, delta_ub: FloatArray, radius_ub: FloatArray) -> FloatArray:
+        return key_terms(mass_ub, delta(delta_ub), radius(radius_ub))
+
+    def looser_weight(mass_lb: FloatArray, delta_ub: FloatArray) -> FloatArray:
+        return weight_lb(mass_lb, delta(delta_ub))
+
+    def unsharpened(mine: CodedTerms, other: CodedTerms) -> CodedTerms:
+        nothing = np.full(other.key.shape, np.inf)
+        return sharpened(mine, replace(other, key=nothing, pure_key=nothing, weight=np.zeros(other.weight.shape)))
 
     return patched(
-        (certify_module, "block_bound", looser), (block_bound, "hull", lambda radius: np.full(len(radius), np.inf))
+        (block_bound, "key_terms", looser_terms),
+        (block_bound, "weight_lb", looser_weight),
+        (CodedTerms, "sharpened", unsharpened),
+        (certify_module, "hull", lambda radius: np.full(len(radius), np.inf)),
     )
 
 
-def as_the_paper(terms: dict[str, FloatArray]) -> dict[str, FloatArray]:
+def worst(x: FloatArray) -> FloatArray:
+    """One number for all blocks, the largest."""
+    return np.full(x.shape, x.max())
+
+
+def paper_terms() -> AbstractContextManager[None]:
     """``2 V_max e^{2 Delta} alpha (e^{2 Delta} - 1)`` over all tokens."""
-    shape = terms["radius_ub"].shape
-    return {
-        "radius_ub": np.full(shape, 2 * terms["radius_ub"].max()),
-        "key_delta_ub": np.full(shape, 2 * terms["key_delta_ub"].max()),
-    }
-
-
-def worst_block(terms: dict[str, FloatArray]) -> dict[str, FloatArray]:
-    """One score error for all blocks, that of the worst."""
-    return {"key_delta_ub": np.full(terms["key_delta_ub"].shape, terms["key_delta_ub"].max())}
+    return loose(lambda x: 2 * worst(x), lambda x: 2 * worst(x))
 
 
 def hull_alone() -> AbstractContextManager[None]:
     """Report the trivial bound."""
-    return patched((block_bound, "over", lambda numerator, denominator: np.full(numerator.shape, np.inf)))
+    return patched((quotient, "over", lambda numerator, denominator: np.full(numerator.shape, np.inf)))
 
 
 def promoted_blocks_do_not_clear_others() -> None:
@@ -238,8 +244,8 @@ MUTANTS = (
     ),
     Mutant("default-scale", "A6", "score errors for 1/sqrt(d), not the caller's scale", default_scale, "callers-scale"),
     Mutant("signed-scale", "A6", "the scale's sign taken into the score error", signed_scale, "callers-scale"),
-    Mutant("paper-key-term", "A11", "the paper's key term", lambda: loose(as_the_paper), "key-error-attained"),
-    Mutant("worst-block", "A11", "the worst score error for all", lambda: loose(worst_block), "key-error-attained"),
+    Mutant("paper-key-term", "A11", "the paper's key term", paper_terms, "key-error-attained"),
+    Mutant("worst-block", "A11", "the worst score error for all", lambda: loose(worst), "key-error-attained"),
     Mutant("hull-alone", "A11", "nothing but the trivial bound", hull_alone, "key-error-attained"),
     Mutant("one-minus-decay", "-", "1 - e^-Delta in place of e^Delta - 1", smaller_excess, "key-error-attained"),
     Mutant("half-delta", "-", "half of the score error", half_delta, "key-error-attained"),

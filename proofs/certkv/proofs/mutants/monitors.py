@@ -15,7 +15,7 @@ from certkv.proofs.mutants.model import Check, Mutant, patched, require, require
 from certkv.proofs.mutants.scene import require_sound
 from certkv.reference import Budget, Cache, CorruptionError, Naive, NonFiniteError, PaperPolicy, Policy, monitors
 from certkv.reference import step as step_module
-from certkv.reference.bounds import block_bound
+from certkv.reference.bounds import quotient
 from certkv.reference.cache import cache as cache_module
 from certkv.reference.cache.checks import require_finite
 from certkv.reference.ladder import Action, Observation, next_action
@@ -159,7 +159,7 @@ def nan_bound_zero() -> AbstractContextManager[None]:
     def over(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
         return np.nan_to_num(numerator / denominator)
 
-    return patched((block_bound, "over", over))
+    return patched((quotient, "over", over))
 
 
 def nan_returned() -> AbstractContextManager[None]:

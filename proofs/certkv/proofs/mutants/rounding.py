@@ -14,7 +14,7 @@ from certkv.proofs.mutants.inputs import gaussian, half, tilted
 from certkv.proofs.mutants.model import Check, Mutant, patched
 from certkv.proofs.mutants.scene import Scene, require_sound
 from certkv.reference import Budget, Naive
-from certkv.reference.bounds import arithmetic, block_bound
+from certkv.reference.bounds import arithmetic, block_bound, quotient
 from certkv.reference.exact import float64
 from certkv.reference.exact.float64 import ExactFloat64
 from certkv.reference.numbers.types import AnyArray, FloatArray
@@ -114,13 +114,13 @@ def float32_scores() -> AbstractContextManager[None]:
 
 def accumulation_outside() -> AbstractContextManager[None]:
     """Add eps_acc after the division."""
-    real = block_bound.block_bound
+    real = quotient.quotient
 
-    def outside(*, accumulation_ub: FloatArray, **rest: Any) -> block_bound.BlockBound:
+    def outside(*, accumulation_ub: FloatArray, **rest: Any) -> quotient.BlockBound:
         inner = real(accumulation_ub=np.zeros(accumulation_ub.shape), **rest)
         return replace(inner, bound=inner.bound + accumulation_ub)
 
-    return patched((certify, "block_bound", outside))
+    return patched((certify, "quotient", outside))
 
 
 def cast_for_free(module: object) -> AbstractContextManager[None]:

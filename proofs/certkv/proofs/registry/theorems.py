@@ -29,7 +29,10 @@ THEOREMS: tuple[Theorem, ...] = (
         "largest residual norms.",
         formula="||sum a'_t (V_t - V_hat_t)|| <= sum_b rho_b eta_b <= max_b eta_b",
         hypotheses=("rho_b are the masses of the weights that multiplied the values", "eta_b is absolute"),
-        relied_on_by=("certkv.reference.bounds.block_bound.block_bound", "certkv.reference.steps.certify.value_errors"),
+        relied_on_by=(
+            "certkv.reference.bounds.block_bound.block_bound",
+            "certkv.reference.bounds.spectral.value_terms",
+        ),
         source=f"{PAPER}, Theorem 1",
         reference=f"{BOUNDS}/value_blocks.py",
         test=f"{TESTS}/bounds/test_value_blocks.py",
@@ -84,18 +87,32 @@ THEOREMS: tuple[Theorem, ...] = (
     ),
     Theorem(
         id="score_error",
-        title="Score error of a coded block",
-        statement="The caller's scale times q times the key residual is at most the L1 and the L2 form, each from "
-        "measured residuals.",
-        formula="|scale q.(k_t - k_hat_t)| <= |scale| min( z_b sum_c |q_c| step_bc, ||q|| max_t ||k_t - k_hat_t|| )",
+        title="Score errors of a coded block",
+        statement="With residuals in units of the steps, a token's score error is at most the L1 and the L2 form, and "
+        "the norm of the errors of a block at most the operator form, each from measured residuals.",
+        formula="with X = (k_t - k_hat_t)/s over the block, q~ = |scale| s o q:  |scale q.(k_t - k_hat_t)| <= "
+        "min( max|X_tc| ||q~||_1, max||X_t|| ||q~|| );  ||(scale q.(k_t - k_hat_t))_t|| <= ||X|| ||q~||",
         hypotheses=(
-            "z_b >= max |k - k_hat| / step, 0/0 = 0",
-            "both maxima were measured on what is stored, rounded up",
+            "the largest element, row norm and operator norm of X were measured on what is stored, rounded up, 0/0 = 0",
         ),
         relied_on_by=("certkv.reference.steps.group.Group",),
-        source=f"{OURS}; measured form of {PAPER}, Section 4",
+        source=f"{OURS}; L1 is the measured form of {PAPER}, Section 4",
         reference=f"{BOUNDS}/score_error.py",
         test=f"{TESTS}/bounds/test_score_error.py",
+    ),
+    Theorem(
+        id="weighted_sums",
+        title="Weighted sums of score errors",
+        statement="What is known of the largest of a block's errors and of their norm bounds their sums with "
+        "non-negative weights, of first and of second order.",
+        formula="sum beta |delta| <= min( Delta ||beta||_1, Omega ||beta||, top Delta + rest Omega );  "
+        "||beta o delta|| <= min( top Omega, Delta ||beta|| );  "
+        "sum beta delta^2 <= min( Delta^2 ||beta||_1, top Omega^2, Delta Omega ||beta|| )",
+        hypotheses=("|delta_t| <= Delta, ||delta|| <= Omega", "rest is the norm of all weights but one largest, top"),
+        relied_on_by=("certkv.reference.bounds.spectral.key_terms", "certkv.reference.bounds.spectral.weight_lb"),
+        source=OURS,
+        reference=f"{BOUNDS}/weighted_sums.py",
+        test=f"{TESTS}/bounds/test_weighted_sums.py",
     ),
     Theorem(
         id="hull",
@@ -140,6 +157,43 @@ THEOREMS: tuple[Theorem, ...] = (
         source=OURS,
         reference=f"{BOUNDS}/sharp.py",
         test=f"{TESTS}/bounds/test_sharp.py",
+    ),
+    Theorem(
+        id="spectral",
+        title="The spectral certificate",
+        statement="The errors of a block's tokens cannot all align with one query: operator norms of key residuals, "
+        "values and value residuals bound a block's terms, the heaviest token by its own distance from the output.",
+        formula="C_b = min( D1(beta), omega D2(beta) ) + psi(Delta) S2(beta) + gamma (D1(a') + psi(Delta) S2(a'));  "
+        "U_b = min( sum a' eta, epsilon ||a' eta||, top + epsilon rest );  D_b = rho_b e^(-D1(a')/rho_b);  "
+        "or C_b = a'_h (e^Delta - 1) ||V_h - c|| + C_b without h",
+        hypotheses=(
+            "|delta_t| <= Delta and ||delta|| <= Omega over the block, rounding included",
+            "n_t >= ||V_t - mu||, eta_t >= ||e_t||, beta = a' n, gamma = ||c - mu||",
+            "omega, epsilon >= the operator norms of the rows (V_t - mu)/n_t and e_t/eta_t, 0/0 = 0",
+            "a' are the executed shares, from above; rho_b in D_b from below",
+        ),
+        relied_on_by=(
+            "certkv.reference.steps.coded_terms.spectral_terms",
+            "certkv.reference.bounds.certificate_state.CertificateState",
+        ),
+        source=OURS,
+        reference=f"{BOUNDS}/spectral.py",
+        test=f"{TESTS}/bounds/test_spectral.py",
+    ),
+    Theorem(
+        id="quotient",
+        title="From blocks to a head",
+        statement="Terms of blocks, from whatever theorem, add up; their sum over that of the weights bounds a head's "
+        "error, as do another proved bound and the hull, so the smallest does.",
+        formula="||O - c|| <= min( (sum C_b + sum U_b + eps_acc) / sum D_b, max_b R_b )",
+        hypotheses=(
+            "C_b >= ||sum_b a'_t (w_t - 1)(V_t - c)||, U_b >= ||sum_b a'_t e_t||, D_b <= sum_b a'_t w_t",
+            "eps_acc >= ||c - sum a'_t V_hat_t||",
+        ),
+        relied_on_by=("certkv.reference.steps.certify.certify", "certkv.reference.bounds.block_bound.block_bound"),
+        source=OURS,
+        reference=f"{BOUNDS}/quotient.py",
+        test=f"{TESTS}/bounds/test_quotient.py",
     ),
     Theorem(
         id="arithmetic",

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from certkv.proofs.adversary.blocks import operator_square_lb
 from certkv.proofs.contract.recorder import CountingFormat
 from certkv.proofs.mutants.model import CheckFailed, require
 from certkv.proofs.userformat.adapter import Adapted, registered
@@ -17,6 +18,7 @@ from certkv.proofs.userformat.storage_checks import exact_of
 from certkv.proofs.userformat.subject import Subject, blaming, encode_decode
 from certkv.reference import Budget, Cache, Naive, Policy, Step
 from certkv.reference import step as step_module
+from certkv.reference.annotations import KeyAnnotations, ValueAnnotations
 from certkv.reference.cache import Side
 from certkv.reference.cache import cache as cache_module
 from certkv.reference.cache.cache import SIDES
@@ -47,42 +49,79 @@ def measured_truly(subject: Subject) -> str:
                     else MEASURE["annotate_values"](x, encoded, fmt, anchor)
                 )
                 for b in range(2):
-                    exact = exact_of(fmt, encoded.take(b))
-                    measured = {name: float(array[b]) for name, array in notes.arrays().items()}
-                    _compare(f"{side} of {corner.name}", measured, x[b], exact, anchor, encoded.step[b])
+                    one = Originals.of(x[b], exact_of(fmt, encoded.take(b)), anchor)
+                    where = f"{side} of {corner.name}"
+                    part = notes.take(b)
+                    if isinstance(part, ValueAnnotations):
+                        _compare_values(where, part, one)
+                    else:
+                        _compare_keys(where, part, one, encoded.step[b])
     return f"{2 * len(subject.corners)} blocks"
 
 
-def _compare(
-    where: str, measured: dict[str, float], x: AnyArray, exact: AnyArray, anchor: AnyArray, step: AnyArray
-) -> None:
-    original = np.vectorize(lambda e: Fraction(float(e)), otypes=[object])(x)
-    mu = np.array([Fraction(float(e)) for e in anchor], object)
-    residual = original - exact
-    truth = {
-        "residual_norm_ub": _largest(residual),
-        "norm_ub": _largest(original),
-        "decoded_norm_ub": _largest(exact),
-        "anchored_norm_ub": _largest(original - mu),
-    }
-    for name, square in truth.items():
-        if name in measured:
-            found = measured[name]
-            require(not np.isnan(found), f"{where}: {name} is NaN")
-            ok = np.isinf(found) or Fraction(found) ** 2 >= square
-            require(ok, f"{where}: {name} is {found:.9e}, below the true {float(square) ** 0.5:.9e}")
-    if "relative_max_ub" in measured and len(step) and np.isfinite(measured["relative_max_ub"]):
-        allowed = [Fraction(measured["relative_max_ub"]) * Fraction(float(s)) for s in step]
-        fits = all(abs(e) <= a for row in residual for e, a in zip(row, allowed, strict=True))
-        require(fits, f"{where}: relative_max_ub is {measured['relative_max_ub']:.9e}, and a residual is larger")
-    if "mean_norm_lb" in measured:
-        # each norm is at least the mean's share: compare with the mean of exact norms through their float sum
-        mean = sum(float(sum(e * e for e in row)) ** 0.5 for row in original) / len(original)
-        # float norms and their sum are within 2^-40 for blocks of this size
-        require(measured["mean_norm_lb"] <= mean * (1 + 2.0**-40), f"{where}: mean_norm_lb is above the mean norm")
+@dataclass(frozen=True, eq=False)
+class Originals:
+    """One block [B, d] in rational numbers: originals, what is stored of them, and their distances from the anchor."""
+
+    original: AnyArray
+    exact: AnyArray
+    from_anchor: AnyArray
+
+    @classmethod
+    def of(cls, x: AnyArray, exact: AnyArray, anchor: AnyArray) -> Originals:
+        """Convert a block of originals."""
+        original = np.vectorize(lambda e: Fraction(float(e)), otypes=[object])(x)
+        mu = np.array([Fraction(float(e)) for e in anchor], object)
+        return cls(original, exact, original - mu)
+
+    @property
+    def residual(self) -> AnyArray:
+        """What was lost."""
+        return self.original - self.exact
 
 
-def _largest(rows: AnyArray) -> Fraction:
+def _require_ub(where: str, name: str, found: float, square: Fraction) -> None:
+    """Check an upper bound against the square of what it bounds."""
+    require(not np.isnan(found), f"{where}: {name} is NaN")
+    ok = np.isinf(found) or Fraction(found) ** 2 >= square
+    require(ok, f"{where}: {name} is {found:.9e}, below the true {float(square) ** 0.5:.9e}")
+
+
+def _compare_keys(where: str, notes: KeyAnnotations, block: Originals, step: AnyArray) -> None:
+    units = [Fraction(float(s)) for s in step] or [Fraction(1)] * block.original.shape[1]
+    measured = {name: float(array) for name, array in notes.arrays().items()}
+    _require_ub(where, "decoded_norm_ub", measured["decoded_norm_ub"], _largest(block.exact))
+    off_grid = [(e, u) for row in block.residual for e, u in zip(row, units, strict=True) if u == 0 and e != 0]
+    if off_grid:
+        require(all(np.isinf(measured[n]) for n in measured if n.startswith("relative")), f"{where}: step 0 loses")
+        return
+    relative = np.array([[e / u if u else e for e, u in zip(row, units, strict=True)] for row in block.residual])
+    largest = max(abs(e) for e in relative.ravel())
+    _require_ub(where, "relative_max_ub", measured["relative_max_ub"], largest * largest)
+    _require_ub(where, "relative_norm_ub", measured["relative_norm_ub"], _largest(relative))
+    square = operator_square_lb(relative.tolist())
+    _require_ub(where, "relative_operator_ub", measured["relative_operator_ub"], square)
+
+
+def _compare_values(where: str, notes: ValueAnnotations, block: Originals) -> None:
+    _require_ub(where, "norm_ub", float(notes.norm_ub), _largest(block.original))
+    _require_ub(where, "decoded_norm_ub", float(notes.decoded_norm_ub), _largest(block.exact))
+    for name, rows, per_token, operator in (
+        ("residual_norm_ub", block.residual, notes.token_residuals_ub(), notes.residual_operator_ub),
+        ("anchored_norm_ub", block.from_anchor, notes.token_distances_ub(), notes.anchored_operator_ub),
+    ):
+        _require_ub(where, name, float(getattr(notes, name)), _largest(rows))
+        for t, row in enumerate(rows):
+            _require_ub(where, f"{name} of token {t}", float(per_token[t]), _largest([row]))
+        known = [(row, Fraction(unit)) for row, unit in zip(rows, per_token.tolist(), strict=True) if 0 < unit < np.inf]
+        square = operator_square_lb([[e / unit for e in row] for row, unit in known]) if known else Fraction(0)
+        _require_ub(where, name.replace("norm", "operator"), float(operator), square)
+    # float norms and their sum are within 2^-40 for blocks of this size
+    mean = sum(float(sum(e * e for e in row)) ** 0.5 for row in block.original) / len(block.original)
+    require(float(notes.mean_norm_lb) <= mean * (1 + 2.0**-40), f"{where}: mean_norm_lb is above the mean norm")
+
+
+def _largest(rows: AnyArray | list[AnyArray]) -> Fraction:
     """Return the largest squared norm of the rows."""
     return max(sum((e * e for e in row), Fraction(0)) for row in rows)
 

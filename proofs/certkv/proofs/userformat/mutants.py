@@ -19,10 +19,11 @@ from certkv.proofs.userformat.adapter import held_bytes
 from certkv.proofs.userformat.subject import Subject
 from certkv.reference import Cache
 from certkv.reference.annotations import KeyAnnotations, ValueAnnotations
+from certkv.reference.annotations.keys import residual_unit
 from certkv.reference.cache import cache as cache_module
 from certkv.reference.cache.view import View
-from certkv.reference.numbers import FLOAT32, round_up
-from certkv.reference.numbers.types import AnyArray, Float32Array, FloatArray
+from certkv.reference.numbers import BFLOAT16, round_up
+from certkv.reference.numbers.types import AnyArray, FloatArray
 
 Plant = Callable[[Subject], tuple[Subject, AbstractContextManager[None]]]
 
@@ -143,7 +144,8 @@ def _understates_bytes(inner: Any) -> dict[str, Callable[..., Any]]:
 
 
 Notes = KeyAnnotations | ValueAnnotations
-RESIDUALS = ("residual_norm_ub", "relative_max_ub")
+RESIDUALS = ("residual_norm_ub", "relative_max_ub", "relative_norm_ub", "relative_operator_ub")
+"""The log codes of single values follow their block's maximum."""
 
 
 def _noted(change: Callable[[Notes, AnyArray, Any, Any], Notes]) -> Plant:
@@ -164,7 +166,7 @@ def _noted(change: Callable[[Notes, AnyArray, Any, Any], Notes]) -> Plant:
     return plant
 
 
-def _with(notes: Notes, changed: dict[str, Float32Array]) -> Notes:
+def _with(notes: Notes, changed: dict[str, AnyArray]) -> Notes:
     return type(notes)(**{**notes.arrays(), **changed})
 
 
@@ -172,37 +174,53 @@ def _scaled(factor: float) -> Plant:
     """Multiply residuals."""
 
     def change(notes: Notes, *_: Any) -> Notes:
-        found = {n: (a * np.float32(factor)).astype(np.float32) for n, a in notes.arrays().items() if n in RESIDUALS}
-        return _with(notes, found)
+        return _with(notes, {n: stored(factor * a.astype(np.float64)) for n, a in _residuals(notes).items()})
 
     return _noted(change)
 
 
 def _below(notes: Notes, *_: Any) -> Notes:
-    """Move every residual two float32 numbers down: below the truth, which is at most one below what is stored."""
+    """Move every residual two bfloat16 numbers down: below the truth, which is at most one below what is stored."""
 
-    def down(a: Float32Array) -> Float32Array:
-        low = np.float32(0)
-        return np.asarray(np.nextafter(np.nextafter(a, low), low), np.float32)
+    def down(a: AnyArray) -> AnyArray:
+        bits = a.view(np.uint16)
+        return np.where(bits > 2, bits - 2, 0).astype(np.uint16).view(a.dtype)
 
-    return _with(notes, {n: down(a) for n, a in notes.arrays().items() if n in RESIDUALS})
+    return _with(notes, {n: down(a) for n, a in _residuals(notes).items()})
 
 
 def _mean(notes: Notes, x: AnyArray, encoded: Any, fmt: Any) -> Notes:
     """Take the mean residual of a block for its largest."""
-    norms = np.linalg.norm(x.astype(np.float64) - fmt.decode(encoded), axis=-1).mean(axis=-1)
-    mean = round_up(norms * (1.0 + 2.0**-40), FLOAT32)
-    return _with(notes, {"residual_norm_ub": mean, **_without_step(notes)})
+    residual = x.astype(np.float64) - fmt.decode(encoded)
+    if isinstance(notes, KeyAnnotations):
+        unit = residual_unit(encoded)[..., None, :]
+        residual = np.divide(residual, unit, out=np.zeros_like(residual), where=unit > 0)
+    mean = stored(np.linalg.norm(residual, axis=-1).mean(axis=-1) * (1.0 + 2.0**-40))
+    return _with(notes, {_norm(notes): mean, **_without_step(notes)})
 
 
 def _relative(notes: Notes, *_: Any) -> Notes:
     """Store residuals relative to the largest norm."""
-    norm = np.where(notes.norm_ub > 0, notes.norm_ub, np.float32(1))
-    found = (notes.residual_norm_ub / norm).astype(np.float32)
-    return _with(notes, {"residual_norm_ub": found, **_without_step(notes)})
+    norm = notes.decoded_norm_ub.astype(np.float64)
+    found = getattr(notes, _norm(notes)).astype(np.float64) / np.where(norm > 0, norm, 1.0)
+    return _with(notes, {_norm(notes): stored(found), **_without_step(notes)})
 
 
-def _without_step(notes: Notes) -> dict[str, Float32Array]:
+def _norm(notes: Notes) -> str:
+    """Name of the largest norm of a residual."""
+    return "relative_norm_ub" if isinstance(notes, KeyAnnotations) else "residual_norm_ub"
+
+
+def _residuals(notes: Notes) -> dict[str, AnyArray]:
+    return {n: a for n, a in notes.arrays().items() if n in RESIDUALS}
+
+
+def stored(x: FloatArray) -> AnyArray:
+    """Round up to what annotations are stored in."""
+    return round_up(x, BFLOAT16)
+
+
+def _without_step(notes: Notes) -> dict[str, AnyArray]:
     """Leave the L2 form of the key error alone: the L1 form is another road to the same number."""
     if isinstance(notes, KeyAnnotations):
         return {"relative_max_ub": np.full_like(notes.relative_max_ub, np.inf)}
@@ -294,7 +312,7 @@ MUTANTS: tuple[FormatMutant, ...] = (
         "understates-bytes", "claims one byte less than it holds", _wrap(_understates_bytes), "bytes", _counts_bytes
     ),
     FormatMutant("residual-halved", "residuals stored at half their size", _scaled(0.5), "annotations", _lossy),
-    FormatMutant("residual-below", "residuals two float32 numbers too low", _noted(_below), "annotations", _lossy),
+    FormatMutant("residual-below", "residuals two bfloat16 numbers too low", _noted(_below), "annotations", _lossy),
     FormatMutant("residual-mean", "the mean of the residuals, not the largest", _noted(_mean), "annotations", _uneven),
     FormatMutant("residual-relative", "residuals relative to the norm", _noted(_relative), "annotations", _lossy),
     FormatMutant("notes-of-neighbour", "another block's annotations", _noted(_neighbours), "annotations"),

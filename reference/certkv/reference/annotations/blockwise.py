@@ -1,4 +1,4 @@
-"""Annotations are arrays over blocks; this gives them indexing and joining."""
+"""Annotations are arrays over blocks; this gives them indexing, joining and their cost."""
 
 from __future__ import annotations
 
@@ -7,29 +7,47 @@ from dataclasses import fields
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from certkv.reference.errors import ShapeError
+from certkv.reference.numbers.types import AnyArray
+
+SCALAR_BYTES = 2
+"""A block scalar is a bfloat16 number."""
+
+CODE_BYTES = 1
+"""A token's number is a log code."""
 
 
 class Blockwise:
-    """Base of frozen dataclasses whose fields are float32 arrays of one shape, the leading axes of the blocks."""
+    """Base of frozen dataclasses of annotations.
+
+    A field whose name ends in ``_codes`` holds log codes, uint8 [..., B]; every other one a scalar per block, bfloat16
+    [...]; [...] are the leading axes of the blocks.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
+    def arrays(self) -> dict[str, AnyArray]:
         """Return the fields by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def leading(self) -> tuple[int, ...]:
         """Shape of the leading axes."""
-        return tuple(next(iter(self.arrays().values())).shape)
+        first = fields(self)[0].name
+        return tuple(getattr(self, first).shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(array.nbytes for array in self.arrays().values())
 
     @classmethod
-    def bytes_per_block(cls) -> int:
-        """Return the bytes of one block's annotations: 4 per field."""
-        return 4 * len(fields(cls))
+    def bytes_per_block(cls, block: int) -> int:
+        """Return the bytes of the annotations of one block of ``block`` tokens."""
+        names = [field.name for field in fields(cls)]
+        codes = sum(name.endswith("_codes") for name in names)
+        return SCALAR_BYTES * (len(names) - codes) + CODE_BYTES * codes * block
 
     def take(self, index: Any) -> Self:
         """Index the leading axes, as NumPy would."""

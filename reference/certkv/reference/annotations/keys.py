@@ -12,50 +12,57 @@ from certkv.reference.annotations.blockwise import Blockwise
 from certkv.reference.annotations.measure import (
     check_fit,
     decoded_norms_ub,
-    original_norms_ub,
+    inexact_norm_ub,
+    residual,
     residual_magnitude,
-    residual_norms_ub,
+    rows_norm_ub,
     store_ub,
     token_max,
 )
 from certkv.reference.formats.base import Format
 from certkv.reference.formats.encoded import Encoded, step_per_channel
 from certkv.reference.numbers import outward
-from certkv.reference.numbers.types import Float32Array, FloatArray
+from certkv.reference.numbers.types import AnyArray, FloatArray
 
 
 @dataclass(frozen=True, eq=False)
 class KeyAnnotations(Blockwise):
-    """Upper bounds over the tokens t (and channels c) of each block, FP32, rounded up; shape: leading axes.
+    """Upper bounds over the tokens t (and channels c) of each block, bfloat16, rounded up; shape: leading axes.
+
+    With ``X = (k - k_hat) / sigma`` the block's residuals in units of `residual_unit`, 0/0 = 0:
 
     Attributes
     ----------
-    relative_max_ub : ndarray of float32
-        ``max_{t,c} |k - k_hat| / step_c``, without unit, 0/0 = 0; about 1/2.
-    residual_norm_ub : ndarray of float32
-        ``max_t ||k_t - k_hat_t||``, absolute, in the units of K.
-    decoded_norm_ub : ndarray of float32
-        ``max_t ||k_hat_t||``.
-    norm_ub : ndarray of float32
-        ``max_t ||k_t||``.
+    relative_max_ub : ndarray of bfloat16
+        ``max_{t,c} |X_tc|``, without unit; about 1/2.
+    relative_norm_ub : ndarray of bfloat16
+        ``max_t ||X_t||``.
+    relative_operator_ub : ndarray of bfloat16
+        The operator norm ``||X||`` of the B x d matrix.
+    decoded_norm_ub : ndarray of bfloat16
+        ``max_t ||k_hat_t||``, in the units of K.
     """
 
-    relative_max_ub: Float32Array
-    residual_norm_ub: Float32Array
-    decoded_norm_ub: Float32Array
-    norm_ub: Float32Array
+    relative_max_ub: AnyArray
+    relative_norm_ub: AnyArray
+    relative_operator_ub: AnyArray
+    decoded_norm_ub: AnyArray
 
 
-def relative_max(magnitude: FloatArray, step: FloatArray) -> FloatArray:
-    """Upper bound of ``max_{t,c} |k - k_hat| / step_c``, [..., B, d] and [..., d] -> [...].
+def residual_unit(encoded: Encoded) -> FloatArray:
+    """Return what residuals are measured in, sigma, [..., d]: the stored steps, or 1 where the format has none."""
+    if encoded.step.shape[-1] == 0:
+        return np.ones((*encoded.leading, encoded.head_dim))
+    return step_per_channel(encoded)
 
-    ``|k - k_hat| <= magnitude (1 + u)/(1 - u)`` and the quotient rounds once more: ``outward(2)``.  Where a channel
-    has step 0 the ratio is 0 if the residual is 0 (a constant channel, originals), and infinite otherwise.
+
+def relative_magnitude(magnitude: FloatArray, unit: FloatArray) -> FloatArray:
+    """``|k - k_hat| / sigma_c`` up to `inexact_norm_ub`'s factor and one rounding, [..., B, d] and [..., d].
+
+    Where a channel has unit 0 the ratio is 0 if the residual is 0 (a constant channel), and infinite otherwise.
     """
-    per_channel = np.max(magnitude, axis=-2)
-    ratio = per_channel / np.where(step > 0, step, 1.0) * outward(2)
-    ratio = np.where(step > 0, ratio, np.where(per_channel == 0, 0.0, np.inf))
-    return np.asarray(np.max(ratio, axis=-1))
+    u = unit[..., None, :]
+    return np.where(u > 0, magnitude / np.where(u > 0, u, 1.0), np.where(magnitude == 0, 0.0, np.inf))
 
 
 def annotate_keys(original: npt.NDArray[Any], encoded: Encoded, fmt: Format) -> KeyAnnotations:
@@ -73,20 +80,22 @@ def annotate_keys(original: npt.NDArray[Any], encoded: Encoded, fmt: Format) -> 
     Returns
     -------
     KeyAnnotations
-        Never NaN; a norm beyond the FP32 range is ``+inf``.
+        Never NaN; a number beyond the bfloat16 range is ``+inf``.
 
     Raises
     ------
     ShapeError
         If `original` and `encoded` do not fit.
     SettingError
-        If the format's step is not per channel.
+        If the format has steps, but not one per channel.
     """
     check_fit(original, encoded)
     magnitude = residual_magnitude(original, encoded, fmt)
+    unit = residual_unit(encoded)
+    relative = relative_magnitude(magnitude, unit) * outward(2)
     return KeyAnnotations(
-        relative_max_ub=store_ub(relative_max(magnitude, step_per_channel(encoded))),
-        residual_norm_ub=store_ub(token_max(residual_norms_ub(original, encoded, fmt))),
+        relative_max_ub=store_ub(np.max(relative, axis=(-2, -1))),
+        relative_norm_ub=store_ub(token_max(inexact_norm_ub(relative))),
+        relative_operator_ub=store_ub(rows_norm_ub(residual(original, encoded, fmt), magnitude, unit[..., None, :])),
         decoded_norm_ub=store_ub(token_max(decoded_norms_ub(encoded, fmt))),
-        norm_ub=store_ub(token_max(original_norms_ub(original))),
     )

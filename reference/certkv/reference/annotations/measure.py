@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from certkv.reference.annotations.operator_norm import operator_norm_ub
 from certkv.reference.errors import ShapeError
 from certkv.reference.formats.base import Format
 from certkv.reference.formats.encoded import Encoded
-from certkv.reference.numbers import FLOAT32, norm_lb, norm_ub, outward, round_down, round_up
-from certkv.reference.numbers.types import AnyArray, Float32Array, FloatArray
+from certkv.reference.numbers import BFLOAT16, U, norm_lb, norm_ub, outward, round_down, round_up
+from certkv.reference.numbers.types import AnyArray, FloatArray
 
 
 def check_fit(original: AnyArray, encoded: Encoded) -> None:
@@ -29,10 +30,46 @@ def check_fit(original: AnyArray, encoded: Encoded) -> None:
         raise ShapeError(f"originals have shape {original.shape}, but the encoded blocks stand for {shape}")
 
 
+def residual(original: AnyArray, encoded: Encoded, fmt: Format) -> FloatArray:
+    """Return ``fl(k - D)``, [..., B, d]: the residual against the decoded float64 number."""
+    return np.asarray(original.astype(np.float64) - fmt.decode(encoded))
+
+
 def residual_magnitude(original: AnyArray, encoded: Encoded, fmt: Format) -> FloatArray:
     """Return a, [..., B, d], with ``|k - k_hat| <= a (1 + u)/(1 - u)`` per element."""
-    difference = original.astype(np.float64) - fmt.decode(encoded)
-    return np.asarray(np.abs(difference) + fmt.decode_error_ub(encoded))
+    return np.asarray(np.abs(residual(original, encoded, fmt)) + fmt.decode_error_ub(encoded))
+
+
+def relative_rows(difference: FloatArray, magnitude: FloatArray, unit: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Divide residuals by stored units; return the quotients, and what they can be off by, both [..., B, d].
+
+    Parameters
+    ----------
+    difference : float64 [..., B, d]
+        Computed residuals r.
+    magnitude : float64 [..., B, d]
+        At least ``|r|``, with ``|true residual - r| <= (magnitude - |r|) + 3u magnitude``.
+    unit : float64, broadcasts to [..., B, d]
+        As stored, exactly; where it is 0 and the magnitude too, the quotient is 0, otherwise infinite. An infinite
+        unit gives 0.
+    """
+    positive = unit > 0
+    divisor = np.where(positive, unit, 1.0)
+    quotient = np.where(positive, difference / divisor, np.where(magnitude == 0.0, 0.0, np.inf))
+    # the excess of the magnitude over |r|; u of r for its own rounding and of the quotient for the division, doubled
+    # because these terms are rounded as well
+    slack = ((magnitude - np.abs(difference)) + 4.0 * U * magnitude) / divisor * (1.0 + 8.0 * U)
+    return quotient, np.where(positive, slack, 0.0)
+
+
+def rows_norm_ub(difference: FloatArray, magnitude: FloatArray, unit: FloatArray) -> FloatArray:
+    """Upper bound of the operator norm of true residuals divided by units, [..., B, d] -> [...].
+
+    The computed quotients are off by a matrix whose operator norm is at most its Frobenius norm.
+    """
+    quotient, slack = relative_rows(difference, magnitude, unit)
+    off = norm_ub(slack.reshape(*slack.shape[:-2], slack.shape[-2] * slack.shape[-1]))
+    return np.asarray((operator_norm_ub(quotient) + off) * outward(1))
 
 
 def inexact_norm_ub(magnitude: FloatArray) -> FloatArray:
@@ -50,11 +87,6 @@ def original_norms_lb(original: AnyArray) -> FloatArray:
     return norm_lb(original.astype(np.float64), axis=-1)
 
 
-def residual_norms_ub(original: AnyArray, encoded: Encoded, fmt: Format) -> FloatArray:
-    """Upper bound of every token's ``||k_t - k_hat_t||``, absolute, in the units of the originals; [..., B]."""
-    return inexact_norm_ub(residual_magnitude(original, encoded, fmt))
-
-
 def decoded_norms_ub(encoded: Encoded, fmt: Format) -> FloatArray:
     """Upper bound of every token's ``||k_hat_t||``; [..., B].
 
@@ -68,11 +100,11 @@ def token_max(per_token: FloatArray) -> FloatArray:
     return np.asarray(np.max(per_token, axis=-1))
 
 
-def store_ub(x: FloatArray) -> Float32Array:
-    """Round up to the stored FP32 number; above the FP32 range that is ``+inf``."""
-    return round_up(x, FLOAT32)
+def store_ub(x: FloatArray) -> AnyArray:
+    """Round up to the stored bfloat16 number, at most 2**-7 above; beyond the largest one that is ``+inf``."""
+    return round_up(x, BFLOAT16)
 
 
-def store_lb(x: FloatArray) -> Float32Array:
-    """Round down to the stored FP32 number, which is finite for finite x >= 0."""
-    return round_down(x, FLOAT32)
+def store_lb(x: FloatArray) -> AnyArray:
+    """Round down to the stored bfloat16 number, which is finite for finite x >= 0."""
+    return round_down(x, BFLOAT16)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from certkv.reference.annotations import log_codes
 from certkv.reference.annotations.blockwise import Blockwise
 from certkv.reference.annotations.measure import (
     check_fit,
@@ -15,7 +16,9 @@ from certkv.reference.annotations.measure import (
     inexact_norm_ub,
     original_norms_lb,
     original_norms_ub,
-    residual_norms_ub,
+    residual,
+    residual_magnitude,
+    rows_norm_ub,
     store_lb,
     store_ub,
     token_max,
@@ -24,40 +27,73 @@ from certkv.reference.errors import ShapeError
 from certkv.reference.formats.base import Format
 from certkv.reference.formats.encoded import Encoded
 from certkv.reference.numbers import outward
-from certkv.reference.numbers.types import Float32Array, FloatArray
+from certkv.reference.numbers.types import AnyArray, FloatArray
 
 
 @dataclass(frozen=True, eq=False)
 class ValueAnnotations(Blockwise):
-    """Bounds over the tokens t of each block, FP32, in the units of V; shape: leading axes.
+    """Bounds over the tokens t of each block, in the units of V but for operator norms; shape: leading axes.
+
+    Scalars are bfloat16; the numbers of single tokens are log codes relative to a block scalar, uint8 [..., B].
 
     Attributes
     ----------
-    residual_norm_ub : ndarray of float32
+    residual_norm_ub : ndarray of bfloat16
         eta_b: ``max_t ||V_t - V_hat_t||``, absolute (never relative to ``||V_t||``), rounded up.
-    norm_ub : ndarray of float32
+    norm_ub : ndarray of bfloat16
         nu_b: ``max_t ||V_t||``, rounded up.
-    anchored_norm_ub : ndarray of float32
+    anchored_norm_ub : ndarray of bfloat16
         ``max_t ||V_t - mu||``, mu the anchor, rounded up.
-    decoded_norm_ub : ndarray of float32
+    decoded_norm_ub : ndarray of bfloat16
         ``max_t ||V_hat_t||``, rounded up.
-    mean_norm_lb : ndarray of float32
+    residual_operator_ub : ndarray of bfloat16
+        Operator norm of the matrix with rows ``(V_t - V_hat_t) / eta_t``, eta_t as stored, 0/0 = 0; rounded up.
+    anchored_operator_ub : ndarray of bfloat16
+        Operator norm of the matrix with rows ``(V_t - mu) / n_t``, n_t as stored, 0/0 = 0; rounded up.
+    mean_norm_lb : ndarray of bfloat16
         vbar_b: ``(1/B) sum_t ||V_t||``, rounded down.
+    residual_codes, anchored_codes : ndarray of uint8 [..., B]
+        eta_t >= ``||V_t - V_hat_t||`` and n_t >= ``||V_t - mu||``, relative to residual_norm_ub and anchored_norm_ub.
     """
 
-    residual_norm_ub: Float32Array
-    norm_ub: Float32Array
-    anchored_norm_ub: Float32Array
-    decoded_norm_ub: Float32Array
-    mean_norm_lb: Float32Array
+    residual_norm_ub: AnyArray
+    norm_ub: AnyArray
+    anchored_norm_ub: AnyArray
+    decoded_norm_ub: AnyArray
+    residual_operator_ub: AnyArray
+    anchored_operator_ub: AnyArray
+    mean_norm_lb: AnyArray
+    residual_codes: AnyArray
+    anchored_codes: AnyArray
+
+    def token_residuals_ub(self) -> FloatArray:
+        """Return eta_t, float64 [..., B]."""
+        return log_codes.decode(self.residual_codes, self.residual_norm_ub)
+
+    def token_distances_ub(self) -> FloatArray:
+        """Return n_t, float64 [..., B]: bounds of the distances from the anchor."""
+        return log_codes.decode(self.anchored_codes, self.anchored_norm_ub)
 
 
-def anchored_norms_ub(original: npt.NDArray[Any], anchor: FloatArray) -> FloatArray:
-    """Upper bound of every token's ``||V_t - mu||``, [..., B, d] and [..., d] -> [..., B].
+def token_annotation(difference: FloatArray, magnitude: FloatArray) -> tuple[AnyArray, AnyArray, AnyArray]:
+    """Measure the rows of a block: their largest norm, log codes of all, and the operator norm relative to these.
 
-    The float64 difference is off by at most u of its magnitude, which `inexact_norm_ub` covers.
+    Parameters
+    ----------
+    difference, magnitude : float64 [..., B, d]
+        As in `relative_rows`.
+
+    Returns
+    -------
+    maximum : bfloat16 [...]
+    codes : uint8 [..., B]
+    operator : bfloat16 [...]
     """
-    return inexact_norm_ub(original.astype(np.float64) - anchor[..., None, :])
+    norms = inexact_norm_ub(magnitude)
+    maximum = store_ub(token_max(norms))
+    codes = log_codes.encode(norms, maximum)
+    unit = log_codes.decode(codes, maximum)[..., None]
+    return maximum, codes, store_ub(rows_norm_ub(difference, magnitude, unit))
 
 
 def token_mean_lb(per_token_lb: FloatArray) -> FloatArray:
@@ -88,7 +124,7 @@ def annotate_values(
     Returns
     -------
     ValueAnnotations
-        Never NaN; an upper bound beyond the FP32 range is ``+inf``, the lower bound stays finite.
+        Never NaN; an upper bound beyond the bfloat16 range is ``+inf``, the lower bound stays finite.
 
     Raises
     ------
@@ -101,10 +137,20 @@ def annotate_values(
     fits = 1 <= mu.ndim <= len(target) and mu.shape[-1] == encoded.head_dim
     if not fits or any(m not in (1, n) for m, n in zip(mu.shape[::-1], target[::-1], strict=False)):
         raise ShapeError(f"anchor has shape {mu.shape}, which does not broadcast to {target}")
+    residual_max, residual_codes, residual_operator = token_annotation(
+        residual(original, encoded, fmt), residual_magnitude(original, encoded, fmt)
+    )
+    # off by u of its magnitude, as every float64 difference
+    from_anchor = original.astype(np.float64) - mu[..., None, :]
+    anchored_max, anchored_codes, anchored_operator = token_annotation(from_anchor, np.abs(from_anchor))
     return ValueAnnotations(
-        residual_norm_ub=store_ub(token_max(residual_norms_ub(original, encoded, fmt))),
+        residual_norm_ub=residual_max,
         norm_ub=store_ub(token_max(original_norms_ub(original))),
-        anchored_norm_ub=store_ub(token_max(anchored_norms_ub(original, mu))),
+        anchored_norm_ub=anchored_max,
         decoded_norm_ub=store_ub(token_max(decoded_norms_ub(encoded, fmt))),
+        residual_operator_ub=residual_operator,
+        anchored_operator_ub=anchored_operator,
         mean_norm_lb=store_lb(token_mean_lb(original_norms_lb(original))),
+        residual_codes=residual_codes,
+        anchored_codes=anchored_codes,
     )

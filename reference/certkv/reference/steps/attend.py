@@ -20,6 +20,8 @@ class Attended:
     output : float64 [rows, head_dim]
     lse : float64 [rows]
         Natural logarithm of ``sum exp(score)``.
+    share : float64 [rows, blocks, block]
+        Executed share of every token of the coded blocks.
     mass : float64 [rows, blocks + 1]
         *Executed* masses: shares of the weights that multiplied the values.
     spread : float64 [rows, blocks + 1]
@@ -28,6 +30,7 @@ class Attended:
 
     output: FloatArray
     lse: FloatArray
+    share: FloatArray
     mass: FloatArray
     spread: FloatArray
 
@@ -75,7 +78,13 @@ def attend(group: Group, levels: Levels, rows: IntArray) -> Attended:
         numerator = numerator + _weighted(np.where(levels.values[..., None], p, 0.0)[:, wanted], originals)
 
     spread = np.concatenate([_spread(x), _spread(x_tail)[:, None]], axis=-1)
-    return Attended(numerator / denominator[:, None], m + np.log(denominator), sums / denominator[:, None], spread)
+    return Attended(
+        output=numerator / denominator[:, None],
+        lse=m + np.log(denominator),
+        share=p / denominator[:, None, None],
+        mass=sums / denominator[:, None],
+        spread=spread,
+    )
 
 
 def _weighted(weights: FloatArray, values: FloatArray) -> FloatArray:

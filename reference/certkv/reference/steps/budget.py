@@ -46,7 +46,7 @@ def run(group: Group, policy: Budget, out_dtype: np.dtype[np.generic]) -> Result
         limit = tolerance(policy, group, seen, done.output)
         if round_ == 0:
             result.paper_bound[:] = paper_claim(group, current, seen)
-        keys, values = choose(group, current, rows, seen, done, limit)
+        keys, values = choose(current, seen, done, limit)
         # a round in which nothing is left to promote would only repeat this one
         useful = keys.any(axis=-1) | values.any(axis=-1)
         actions = decide(done.bound.bound, limit, np.where(useful, policy.rounds - round_, 0))
@@ -75,13 +75,11 @@ def decide(bound: FloatArray, limit: FloatArray, rounds_left: IntArray) -> np.nd
     return np.array([next_action(observation) for observation in seen], dtype=object)
 
 
-def choose(
-    group: Group, levels: Levels, rows: IntArray, seen: Attended, done: Certified, limit: FloatArray
-) -> tuple[BoolArray, BoolArray]:
+def choose(levels: Levels, seen: Attended, done: Certified, limit: FloatArray) -> tuple[BoolArray, BoolArray]:
     """Pick the fewest items (block, side) that should bring the bound under the limit.
 
     The bound is at most the limit iff ``numerator - limit * denominator <= 0``. Promoting a block's keys takes its key
-    term off and gives ``limit * rho_b (1 - e^-Delta_b)`` back; promoting its values takes its value term off. Keys and
+    term off and gives ``limit * (rho_b - D_b)`` back; promoting its values takes its value term off. Keys and
     values of a block have the same size, so gain per byte is gain. A choice is a guess until it is certified anew.
 
     Returns
@@ -90,8 +88,7 @@ def choose(
     """
     blocks = levels.keys.shape[1]
     bound = done.bound
-    delta = group.delta_ub[rows]
-    restored = limit[:, None] * seen.mass[:, :-1] * -np.expm1(-delta)
+    restored = limit[:, None] * np.maximum(seen.mass - bound.weight, 0.0)[:, :-1]
     key_gain = np.where(levels.keys, 0.0, bound.key_gain[:, :-1] + restored)
     value_gain = np.where(levels.values, 0.0, bound.value_gain[:, :-1])
     with np.errstate(invalid="ignore", over="ignore"):  # an infinite or unknown need promotes everything

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from certkv.reference.annotations import KeyAnnotations, ValueAnnotations
-from certkv.reference.bounds import arithmetic, hull
-from certkv.reference.bounds.block_bound import BlockBound, block_bound
-from certkv.reference.numbers import U, norm_ub, outward
-from certkv.reference.numbers.types import AnyArray, BoolArray, FloatArray, IntArray
+from certkv.reference.bounds import arithmetic, block_bound
+from certkv.reference.bounds.hull import hull
+from certkv.reference.bounds.quotient import BlockBound, quotient
+from certkv.reference.bounds.spectral import ScoreKnowledge
+from certkv.reference.numbers import norm_ub, outward
+from certkv.reference.numbers.types import AnyArray, FloatArray, IntArray
+from certkv.reference.steps import coded_terms
 from certkv.reference.steps.attend import Attended
+from certkv.reference.steps.distances import DIFFERENCE, radii, used_norms
 from certkv.reference.steps.group import Group, Levels
-
-DIFFERENCE = 1.0 + 4.0 * U
-"""Covers the rounded differences in a computed ``||x - y||``: each ``|x - y| <= (1 + u) |fl(x - y)|``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,70 +31,6 @@ class Certified:
 
     output: FloatArray
     bound: BlockBound
-
-
-def largest_norm(tokens: FloatArray) -> float:
-    """Upper bound of the largest norm among tokens [n, d]; 0 for none."""
-    return float(norm_ub(tokens).max(initial=0.0))
-
-
-def used_norms(levels: BoolArray, notes: KeyAnnotations | ValueAnnotations | None, tail: FloatArray) -> FloatArray:
-    """Largest norm of one side's vectors as used: originals where promoted, decoded elsewhere, the tail's measured.
-
-    Parameters
-    ----------
-    levels : bool [rows, blocks]
-        True where the block is original.
-    notes : KeyAnnotations or ValueAnnotations, arrays [blocks]; None for no block
-    tail : float64 [tail, head_dim]
-
-    Returns
-    -------
-    float64 [rows, blocks + 1]
-    """
-    measured = np.full((len(levels), 1), largest_norm(tail))
-    if notes is None:
-        return measured
-    used = np.where(levels, notes.norm_ub.astype(np.float64), notes.decoded_norm_ub.astype(np.float64))
-    return np.concatenate([used, measured], axis=-1)
-
-
-def radii(group: Group, output: FloatArray) -> FloatArray:
-    """``R_b >= max_t ||V_t - c||``: the smaller of ``nu_b + ||c||`` and ``max_t ||V_t - mu|| + ||c - mu||``.
-
-    Returns
-    -------
-    float64 [rows, blocks + 1]
-        0 for an empty tail.
-    """
-    notes, anchor = group.value_notes, group.view.anchor()
-    if len(group.tail_values):
-        # the tail is at hand, so its distance from the output is measured
-        distance = norm_ub(group.tail_values[None] - output[:, None]) * DIFFERENCE
-        tail = distance.max(axis=-1)[:, None]
-    else:
-        tail = np.zeros((len(output), 1))
-    if notes is None or anchor is None:
-        return np.asarray(tail)
-    plain = hull.plain_radius(notes.norm_ub.astype(np.float64), norm_ub(output))
-    anchored = hull.anchored_radius(notes.anchored_norm_ub.astype(np.float64), norm_ub(output - anchor) * DIFFERENCE)
-    return np.concatenate([np.minimum(plain, anchored), tail], axis=-1)
-
-
-def value_errors(group: Group, levels: Levels) -> FloatArray:
-    """``eta_b`` where values are coded, 0 where they are original; float64 [rows, blocks + 1]. Units of V."""
-    zero = np.zeros((len(levels.values), 1))
-    notes = group.value_notes
-    if notes is None:
-        return zero
-    coded = np.where(levels.values, 0.0, notes.residual_norm_ub.astype(np.float64))
-    return np.concatenate([coded, zero], axis=-1)
-
-
-def key_deltas(group: Group, levels: Levels, rows: IntArray) -> FloatArray:
-    """Score error of coded keys, 0 for original ones; float64 [rows, blocks + 1]."""
-    coded = np.where(levels.keys, 0.0, group.delta_ub[rows])
-    return np.concatenate([coded, np.zeros((len(rows), 1))], axis=-1)
 
 
 def round_output(output: FloatArray, dtype: np.dtype[np.generic]) -> tuple[FloatArray, FloatArray]:
@@ -127,25 +63,32 @@ def certify(group: Group, levels: Levels, rows: IntArray, seen: Attended, out_dt
     """
     tokens = group.view.tokens
     output, cast = round_output(seen.output, out_dtype)
-    heavy = arithmetic.mass_ub(seen.mass, tokens)
-    used = used_norms(levels.values, group.value_notes, group.tail_values)
+    heavy, light = arithmetic.mass_ub(seen.mass, tokens), arithmetic.mass_lb(seen.mass, tokens)
+    keys_used, values_used = used_norms(group, levels)
     rounding = arithmetic.log_weight_error_ub(
-        group.scale,
-        norm_ub(group.q[rows])[:, None],
-        used_norms(levels.keys, group.key_notes, group.tail_keys),
-        seen.spread,
-        group.q.shape[-1],
+        group.scale, norm_ub(group.q[rows])[:, None], keys_used, seen.spread, group.q.shape[-1]
     )
-    accumulation = arithmetic.accumulation_ub(
-        tokens, (heavy * used).sum(axis=-1) * outward(used.shape[-1] + 2), used.max(axis=-1)
+    mean_norm = (heavy * values_used).sum(axis=-1) * outward(values_used.shape[-1] + 2)
+    accumulation = arithmetic.accumulation_ub(tokens, mean_norm, values_used.max(axis=-1))
+    radius = radii(group, output)
+    # the tail, and whatever is known of a block as a whole: Theorem block_bound
+    pure = np.concatenate([np.where(levels.keys, 0.0, group.delta_ub[rows]), np.zeros((len(rows), 1))], axis=-1)
+    delta = (pure + rounding) * outward(1)
+    terms = coded_terms.CodedTerms(
+        key=block_bound.key_terms(heavy, delta, radius),
+        pure_key=block_bound.key_terms(heavy, pure, radius),
+        value=np.zeros(heavy.shape),
+        weight=block_bound.weight_lb(light, delta),
     )
-    bound = block_bound(
-        mass_ub=heavy,
-        mass_lb=arithmetic.mass_lb(seen.mass, tokens),
-        key_delta_ub=key_deltas(group, levels, rows),
-        rounding_delta_ub=rounding,
-        radius_ub=radii(group, output),
-        value_error_ub=value_errors(group, levels),
+    if group.view.blocks:
+        errors = ScoreKnowledge(pure[:, :-1], np.where(levels.keys, 0.0, group.operator_ub[rows]))
+        terms = terms.sharpened(coded_terms.spectral_terms(group, levels, seen, output, errors, rounding[:, :-1]))
+    bound = quotient(
+        key_terms=terms.key,
+        pure_key_terms=terms.pure_key,
+        value_terms=terms.value,
+        weight_lb=terms.weight,
         accumulation_ub=accumulation + cast,
+        hull_ub=hull(radius),
     )
     return Certified(output, bound)

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from certkv.reference.annotations import KeyAnnotations, ValueAnnotations
+from certkv.reference.annotations.keys import residual_unit
 from certkv.reference.bounds import score_error
 from certkv.reference.cache import Side, View
-from certkv.reference.formats import step_per_channel
+from certkv.reference.errors import InputError
+from certkv.reference.numbers import outward
 from certkv.reference.numbers.types import BoolArray, FloatArray, IntArray
 
 
@@ -66,7 +68,9 @@ class Group:
     tail_values: FloatArray = field(init=False)
     key_notes: KeyAnnotations | None = field(init=False, default=None)
     value_notes: ValueAnnotations | None = field(init=False, default=None)
+    key_norm_ub: FloatArray = field(init=False)
     delta_ub: FloatArray = field(init=False)
+    operator_ub: FloatArray = field(init=False)
     _originals: dict[Side, FloatArray] = field(init=False, default_factory=dict)
     _have: dict[Side, BoolArray] = field(init=False, default_factory=dict)
     _exact_scores: FloatArray = field(init=False)
@@ -78,16 +82,25 @@ class Group:
         self.tail_scores = self.scores(self.tail_keys)
         self.coded_values = np.empty(shape)
         self.coded_scores = np.empty((len(self.q), *shape[:2]))
-        self.delta_ub = np.empty((len(self.q), view.blocks))
+        self.delta_ub, self.operator_ub = np.empty((2, len(self.q), view.blocks))
+        self.key_norm_ub = np.empty(view.blocks)
         if view.blocks:
             self.coded_scores = self.scores(view.decoded("keys"))
             self.coded_values = view.decoded("values")
             self.key_notes, self.value_notes = view.key_annotations(), view.value_annotations()
-            self.delta_ub = self._delta()
+            self.delta_ub, self.operator_ub = self._score_errors(self.key_notes)
+            self.key_norm_ub = self._key_norms(self.key_notes)
         for side in ("keys", "values"):
             self._originals[side] = np.full(shape, np.nan)
             self._have[side] = np.zeros(view.blocks, np.bool_)
         self._exact_scores = np.full(self.coded_scores.shape, np.nan)
+
+    @property
+    def coded_value_notes(self) -> ValueAnnotations:
+        """Annotations of the coded values; there must be a block."""
+        if self.value_notes is None:
+            raise InputError("no block is full yet, so nothing is coded; append more tokens")
+        return self.value_notes
 
     @property
     def block_bytes(self) -> int:
@@ -141,12 +154,20 @@ class Group:
         self.originals("keys", wanted)
         return self._exact_scores
 
-    def _delta(self) -> FloatArray:
-        """Bound each block's score error: the smaller of the L1 and the L2 form, both from measured residuals."""
-        notes = self.key_notes
-        if notes is None:
-            return self.delta_ub
-        step = step_per_channel(self.view.encoded("keys"))
-        l1 = score_error.measured_l1(self.scale, self.q, step, notes.relative_max_ub.astype(np.float64))
-        l2 = score_error.measured_l2(self.scale, self.q, notes.residual_norm_ub.astype(np.float64))
-        return np.asarray(np.fmin(l1, l2))
+    def _score_errors(self, notes: KeyAnnotations) -> tuple[FloatArray, FloatArray]:
+        """Bound each block's score errors: the largest (the smaller of L1 and L2 form), and their norm."""
+        unit = residual_unit(self.view.encoded("keys"))
+        known = {name: array.astype(np.float64) for name, array in notes.arrays().items()}
+        l1 = score_error.measured_l1(self.scale, self.q, unit, known["relative_max_ub"])
+        l2 = score_error.measured_l2(self.scale, self.q, unit, known["relative_norm_ub"])
+        norm = score_error.measured_operator(self.scale, self.q, unit, known["relative_operator_ub"])
+        return np.fmin(l1, l2), norm
+
+    def _key_norms(self, notes: KeyAnnotations) -> FloatArray:
+        """Largest norm of each block's original keys: ``||k|| <= ||k_hat|| + max_c sigma_c ||X||``, [blocks]."""
+        largest = residual_unit(self.view.encoded("keys")).max(axis=-1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            residual = largest * notes.relative_norm_ub.astype(np.float64)
+            norm = (notes.decoded_norm_ub.astype(np.float64) + residual) * outward(2)
+        # a residual where every step is 0 has an infinite ratio: nothing is known then
+        return np.asarray(np.where(np.isnan(norm), np.inf, norm))

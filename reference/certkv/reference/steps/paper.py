@@ -115,9 +115,8 @@ def score_slack(group: Group) -> FloatArray:
     -------
     float64 [heads, blocks]
     """
-    notes = group.key_notes
-    if notes is None:
-        return group.delta_ub
-    norms = np.maximum(notes.norm_ub, notes.decoded_norm_ub).astype(np.float64)
-    rounding = arithmetic.score_rounding_ub(group.scale, norm_ub(group.q)[:, None], norms, group.q.shape[-1])
+    # key_norm_ub is at least the norms of decoded keys, too
+    rounding = arithmetic.score_rounding_ub(
+        group.scale, norm_ub(group.q)[:, None], group.key_norm_ub, group.q.shape[-1]
+    )
     return np.asarray(group.delta_ub + 2.0 * rounding)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from certkv.reference.bounds.block_bound import BlockBound
+from certkv.reference.bounds.quotient import BlockBound
 from certkv.reference.certificate import Certificate, Status
 from certkv.reference.numbers.types import FloatArray, IntArray
 from certkv.reference.steps.group import Group, Levels

@@ -3,27 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 from flint import arb
 
-from certkv.proofs.adversary.attack import STORED, Attack, Attained, Box
+from certkv.proofs.adversary.attack import NOTHING, STORED, Attack, Attained, Box
 from certkv.proofs.adversary.balls import lower, precisely, total, upper
-from certkv.proofs.adversary.blocks import Rationals, ball, differences, meaning, rational, squared_norms, to_type
+from certkv.proofs.adversary.blocks import (
+    Rationals,
+    ball,
+    differences,
+    meaning,
+    operator_square_lb,
+    rational,
+    squared_norms,
+    to_type,
+)
+from certkv.reference.annotations import KeyAnnotations, ValueAnnotations
 from certkv.reference.annotations import keys as key_annotations
 from certkv.reference.annotations import values as value_annotations
 from certkv.reference.formats import KEY_FORMATS, VALUE_FORMATS, Encoded, Format
 from certkv.reference.numbers.types import AnyArray, FloatArray
 
 TOKENS, CHANNELS = 3, 4
-LOSSLESS = ("relative_max_ub", "residual_norm_ub")
+LOSSLESS = ("relative_", "residual_")
 """Annotations that are 0 where originals are stored: nothing to attack."""
 
 SIZES = {"float16": (-24.0, 13.0), "bfloat16": (-133.0, 124.0)}
 """Binary exponents of the numbers' unit: from the smallest subnormal to a quarter of the largest number and above."""
 
-Exact = Callable[[Rationals, Rationals, Encoded, FloatArray], arb]
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One block: originals, what is stored of them, exactly, and what was measured.
+
+    Attributes
+    ----------
+    original, residual : rationals [B][d]
+        ``x`` and ``x - x_hat``.
+    stored : rationals [B][d]
+        ``x_hat``.
+    from_anchor : rationals [B][d]
+        ``x - mu``.
+    steps : rationals [d]
+        What residuals of keys are measured in.
+    notes : KeyAnnotations or ValueAnnotations
+    """
+
+    original: Rationals
+    stored: Rationals
+    residual: Rationals
+    from_anchor: Rationals
+    steps: list[Fraction]
+    notes: KeyAnnotations | ValueAnnotations
+
+    @classmethod
+    def of(cls, side: str, x: AnyArray, encoded: Encoded, fmt: Format, anchor: FloatArray) -> Block:
+        """Measure a block."""
+        original, stored = rational(x), meaning(encoded)
+        notes = (
+            key_annotations.annotate_keys(x, encoded, fmt)
+            if side == "keys"
+            else value_annotations.annotate_values(x, encoded, fmt, anchor)
+        )
+        steps = [Fraction(s) for s in encoded.step.astype(np.float64).ravel().tolist()] or [Fraction(1)] * x.shape[-1]
+        from_anchor = differences(original, [[Fraction(m) for m in anchor.tolist()]] * len(original))
+        return cls(original, stored, differences(original, stored), from_anchor, steps, notes)
+
+    @property
+    def relative(self) -> Rationals:
+        """Residuals in units of their steps, 0/0 = 0."""
+        return [[e / s if s else Fraction(0) for e, s in zip(row, self.steps, strict=True)] for row in self.residual]
+
+    def values(self) -> ValueAnnotations:
+        """Return the notes, of values."""
+        if not isinstance(self.notes, ValueAnnotations):
+            raise TypeError("these are annotations of keys")
+        return self.notes
+
+
+Exact = Callable[[Block], arb]
 
 
 def largest_norm(x: Rationals) -> arb:
@@ -31,64 +92,55 @@ def largest_norm(x: Rationals) -> arb:
     return ball(max(squared_norms(x))).sqrt()
 
 
-def relative_max(original: Rationals, stored: Rationals, encoded: Encoded, anchor: FloatArray) -> arb:
-    """``max |k - k_hat| / step``, 0/0 = 0."""
-    del anchor
-    steps = [Fraction(s) for s in encoded.step.astype(np.float64).tolist()]
-    rows = differences(original, stored)
-    return ball(max(abs(e) / s if s else Fraction(0) for row in rows for e, s in zip(row, steps, strict=True)))
+def mean_norm(x: Rationals) -> arb:
+    """``1/B sum_t ||x_t||``."""
+    return total(ball(n).sqrt() for n in squared_norms(x)) / len(x)
 
 
-def residual_norm(original: Rationals, stored: Rationals, encoded: Encoded, anchor: FloatArray) -> arb:
-    """``max_t ||x_t - x_hat_t||``."""
-    del encoded, anchor
-    return largest_norm(differences(original, stored))
+def operator_norm(x: Rationals) -> arb:
+    """Lower bound of the operator norm, as close as float64 finds the direction."""
+    return ball(operator_square_lb(x)).sqrt()
 
 
-def decoded_norm(original: Rationals, stored: Rationals, encoded: Encoded, anchor: FloatArray) -> arb:
-    """``max_t ||x_hat_t||``."""
-    del original, encoded, anchor
-    return largest_norm(stored)
+def per_token(x: Rationals, bounds: FloatArray) -> Rationals:
+    """Divide every token by its bound, 0/0 = 0."""
+    units = [Fraction(b) for b in bounds.tolist()]
+    return [[e / u if u else Fraction(0) for e in row] for row, u in zip(x, units, strict=True)]
 
 
-def original_norm(original: Rationals, stored: Rationals, encoded: Encoded, anchor: FloatArray) -> arb:
-    """``max_t ||x_t||``."""
-    del stored, encoded, anchor
-    return largest_norm(original)
-
-
-def anchored_norm(original: Rationals, stored: Rationals, encoded: Encoded, anchor: FloatArray) -> arb:
-    """``max_t ||V_t - mu||``."""
-    del stored, encoded
-    return largest_norm(differences(original, [[Fraction(m) for m in anchor.tolist()]] * len(original)))
-
-
-def mean_norm(original: Rationals, stored: Rationals, encoded: Encoded, anchor: FloatArray) -> arb:
-    """``1/B sum_t ||V_t||``."""
-    del stored, encoded, anchor
-    return total(ball(n).sqrt() for n in squared_norms(original)) / len(original)
+def largest_share(x: Rationals, bounds: FloatArray) -> arb:
+    """``max_t ||x_t|| / bound_t``, which is at most 1."""
+    return largest_norm(per_token(x, bounds))
 
 
 KEY_FIELDS: dict[str, Exact] = {
-    "relative_max_ub": relative_max,
-    "residual_norm_ub": residual_norm,
-    "decoded_norm_ub": decoded_norm,
-    "norm_ub": original_norm,
+    "relative_max_ub": lambda b: ball(max(abs(e) for row in b.relative for e in row)),
+    "relative_norm_ub": lambda b: largest_norm(b.relative),
+    "relative_operator_ub": lambda b: operator_norm(b.relative),
+    "decoded_norm_ub": lambda b: largest_norm(b.stored),
 }
 VALUE_FIELDS: dict[str, Exact] = {
-    "residual_norm_ub": residual_norm,
-    "norm_ub": original_norm,
-    "anchored_norm_ub": anchored_norm,
-    "decoded_norm_ub": decoded_norm,
-    "mean_norm_lb": mean_norm,
+    "residual_norm_ub": lambda b: largest_norm(b.residual),
+    "norm_ub": lambda b: largest_norm(b.original),
+    "anchored_norm_ub": lambda b: largest_norm(b.from_anchor),
+    "decoded_norm_ub": lambda b: largest_norm(b.stored),
+    "residual_operator_ub": lambda b: operator_norm(per_token(b.residual, b.values().token_residuals_ub())),
+    "anchored_operator_ub": lambda b: operator_norm(per_token(b.from_anchor, b.values().token_distances_ub())),
+    "mean_norm_lb": lambda b: mean_norm(b.original),
+    "residual_codes": lambda b: largest_share(b.residual, b.values().token_residuals_ub()),
+    "anchored_codes": lambda b: largest_share(b.from_anchor, b.values().token_distances_ub()),
 }
 
 
-def measured(side: str, field: str, original: AnyArray, encoded: Encoded, fmt: Format, anchor: FloatArray) -> float:
-    """Return the stored annotation."""
-    if side == "keys":
-        return float(getattr(key_annotations.annotate_keys(original, encoded, fmt), field))
-    return float(getattr(value_annotations.annotate_values(original, encoded, fmt, anchor), field))
+def attained(field: str, exact: Exact, block: Block) -> Attained:
+    """Compare an annotation with what is true of its block."""
+    truth = exact(block)
+    if field.endswith("_codes"):
+        maximum = float(getattr(block.notes, field.replace("_codes", "_norm_ub")))
+        return Attained(lower(truth), 1.0) if np.isfinite(maximum) else NOTHING
+    stored = float(getattr(block.notes, field))
+    # a lower bound is violated where it is above the truth
+    return Attained(stored, upper(truth)) if field.endswith("_lb") else Attained(lower(truth), stored)
 
 
 def _attack(side: str, fmt: Format, field: str, exact: Exact) -> Attack:
@@ -104,10 +156,7 @@ def _attack(side: str, fmt: Format, field: str, exact: Exact) -> Attack:
         original = to_type(unit * part["block"].reshape(TOKENS, CHANNELS), dtype)
         anchor = (unit * part["anchor"]).astype(np.float32).astype(np.float64)
         encoded = fmt.encode(original)
-        truth = exact(rational(original), meaning(encoded), encoded, anchor)
-        stored = measured(side, field, original, encoded, fmt, anchor)
-        # a lower bound is violated where it is above the truth
-        return Attained(stored, upper(truth)) if field.endswith("_lb") else Attained(lower(truth), stored)
+        return attained(field, exact, Block.of(side, original, encoded, fmt, anchor))
 
     def starts() -> Sequence[FloatArray]:
         half = np.tile([0.0, 2.0, 1.0], (CHANNELS, 1)).T
@@ -122,7 +171,7 @@ def _attack(side: str, fmt: Format, field: str, exact: Exact) -> Attack:
     name = fmt.name.replace("-", "_")
     symbols = f"{field}, {side} {fmt.name}"
     return Attack(
-        f"annotations.{side}_{name}_{field.rpartition('_')[0]}",
+        f"annotations.{side}_{name}_{field.removesuffix('_ub').removesuffix('_lb')}",
         "annotations",
         symbols,
         box.low,
@@ -139,6 +188,6 @@ def attacks() -> list[Attack]:
     found = []
     for side, formats, fields in (("keys", KEY_FORMATS, KEY_FIELDS), ("values", VALUE_FORMATS, VALUE_FIELDS)):
         for fmt in formats.values():
-            kept = {f: e for f, e in fields.items() if not (fmt.name == "dense" and f in LOSSLESS)}
+            kept = {f: e for f, e in fields.items() if not (fmt.name == "dense" and f.startswith(LOSSLESS))}
             found += [_attack(side, fmt, field, exact) for field, exact in kept.items()]
     return found

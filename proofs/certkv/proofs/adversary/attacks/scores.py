@@ -60,8 +60,8 @@ def _attack(form: str, keys: str, symbols: str, unsound: bool = False) -> Attack
         if form == "l1":
             z = notes.relative_max_ub.astype(np.float64)[None]
             return float(score_error.measured_l1(scale, q, step, z)[0, 0])
-        norm = notes.residual_norm_ub.astype(np.float64)[None]
-        return float(score_error.measured_l2(scale, q, norm)[0, 0])
+        norm = notes.relative_norm_ub.astype(np.float64)[None]
+        return float(score_error.measured_l2(scale, q, step, norm)[0, 0])
 
     @precisely
     def evaluate(genes: FloatArray) -> Attained:
@@ -104,6 +104,6 @@ def attacks() -> list[Attack]:
     found = []
     for keys in ("int8", "int8-paper"):
         found.append(_attack("l1", keys, f"|scale| z sum_c |q_c| s_c, {keys}"))
-        found.append(_attack("l2", keys, f"|scale| ||q|| max_t ||e_t||, {keys}"))
+        found.append(_attack("l2", keys, f"|scale| ||s q|| max_t ||e_t/s||, {keys}"))
     found.append(_attack("published", "int8-paper", "|scale|/2 sum_c |q_c| s_c (published, unsound)", unsound=True))
     return found

@@ -1,0 +1,102 @@
+"""Norms of what a pass used, and distances of values from its output."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from certkv.reference.bounds import hull
+from certkv.reference.numbers import U, norm_ub, outward
+from certkv.reference.numbers.types import BoolArray, FloatArray, IntArray
+from certkv.reference.steps.group import Group, Levels, any_row
+
+DIFFERENCE = 1.0 + 4.0 * U
+"""Covers the rounded differences in a computed ``||x - y||``: each ``|x - y| <= (1 + u) |fl(x - y)|``."""
+
+
+def largest_norm(tokens: FloatArray) -> float:
+    """Upper bound of the largest norm among tokens [n, d]; 0 for none."""
+    return float(norm_ub(tokens).max(initial=0.0))
+
+
+def used_norms(group: Group, levels: Levels) -> tuple[FloatArray, FloatArray]:
+    """Largest norms of keys and of values as used: originals where promoted, decoded elsewhere, the tail's measured.
+
+    Parameters
+    ----------
+    group : Group
+    levels : Levels
+        Arrays [rows, blocks].
+
+    Returns
+    -------
+    keys, values : float64 [rows, blocks + 1]
+    """
+    key_notes, value_notes = group.key_notes, group.value_notes
+    if key_notes is None or value_notes is None:
+        none = np.empty((len(levels.keys), 0))
+        return _with_tail(none, group.tail_keys), _with_tail(none, group.tail_values)
+    keys = np.where(levels.keys, group.key_norm_ub, key_notes.decoded_norm_ub.astype(np.float64))
+    norms = (value_notes.norm_ub.astype(np.float64), value_notes.decoded_norm_ub.astype(np.float64))
+    values = np.where(levels.values, *norms)
+    return _with_tail(keys, group.tail_keys), _with_tail(values, group.tail_values)
+
+
+def _with_tail(used: FloatArray, tail: FloatArray) -> FloatArray:
+    return np.concatenate([used, np.full((len(used), 1), largest_norm(tail))], axis=-1)
+
+
+def radii(group: Group, output: FloatArray) -> FloatArray:
+    """``R_b >= max_t ||V_t - c||``: the smaller of ``nu_b + ||c||`` and ``max_t ||V_t - mu|| + ||c - mu||``.
+
+    Returns
+    -------
+    float64 [rows, blocks + 1]
+        0 for an empty tail.
+    """
+    notes = group.value_notes
+    if len(group.tail_values):
+        # the tail is at hand, so its distance from the output is measured
+        distance = norm_ub(group.tail_values[None] - output[:, None]) * DIFFERENCE
+        tail = distance.max(axis=-1)[:, None]
+    else:
+        tail = np.zeros((len(output), 1))
+    if notes is None:
+        return np.asarray(tail)
+    plain = hull.plain_radius(notes.norm_ub.astype(np.float64), norm_ub(output))
+    anchored = hull.anchored_radius(notes.anchored_norm_ub.astype(np.float64), from_anchor(group, output))
+    return np.concatenate([np.minimum(plain, anchored), tail], axis=-1)
+
+
+def from_anchor(group: Group, output: FloatArray) -> FloatArray:
+    """Upper bound of ``gamma = ||c - mu||``, float64 [rows]; infinite before there is an anchor."""
+    anchor = group.view.anchor()
+    return np.full(len(output), np.inf) if anchor is None else norm_ub(output - anchor) * DIFFERENCE
+
+
+def token_radius(group: Group, values: BoolArray, token: IntArray, output: FloatArray) -> FloatArray:
+    """Upper bound of ``||V_h - c||`` for one token h of every block, from its value as used and its residual.
+
+    Parameters
+    ----------
+    group : Group
+    values : bool [rows, blocks]
+        Where values are original.
+    token : int64 [rows, blocks]
+    output : float64 [rows, head_dim]
+
+    Returns
+    -------
+    float64 [rows, blocks]
+    """
+    notes = group.value_notes
+    blocks = np.arange(token.shape[-1])
+    used = group.coded_values[blocks, token]
+    residual = np.zeros(token.shape)
+    if notes is not None:
+        residual = np.where(values, 0.0, notes.token_residuals_ub()[blocks, token])
+    if values.any():
+        originals = group.originals("values", any_row(values))
+        used = np.where(values[..., None], originals[blocks, token], used)
+    # the decoded float64 value is one rounding from the exact meaning, which DIFFERENCE covers only in part
+    decoding = np.where(values, 0.0, U * norm_ub(used))
+    return np.asarray((norm_ub(used - output[:, None]) * DIFFERENCE + residual + decoding) * outward(2))
