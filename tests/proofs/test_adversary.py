@@ -33,11 +33,13 @@ from certkv.reference.bounds import (
     key_tv,
     mass,
     outward_fp32,
+    quotient,
     score_error,
     sharp,
     spectral,
     tail_tv,
     value_blocks,
+    weighted_sums,
 )
 from certkv.reference.bounds.quotient import BlockBound
 from certkv.reference.exact import float64
@@ -197,6 +199,15 @@ PLANTED: dict[str, tuple[Callable[[Patch], None], str]] = {
     "L2 too small": (times(SMALL, score_error, "measured_l2"), "score_error.l2"),
     "block bound too small": (smaller_bound(block_bound, "block_bound"), "block_bound."),
     "R tanh(Delta) too small": (times(SMALL, sharp, "uniform"), "sharp.uniform"),
+    "operator form too small": (times(0.998, score_error, "measured_operator"), "score_error.operator"),
+    "D1 too small": (times(SMALL, weighted_sums, "first_order"), "weighted_sums.first"),
+    "D2 too small": (times(SMALL, weighted_sums, "root_order"), "weighted_sums.root"),
+    "S2 too small": (times(SMALL, weighted_sums, "second_order"), "weighted_sums.second"),
+    "key terms too small, every token alike": (times(SMALL, spectral, "key_terms"), "spectral.alike"),
+    "key terms too small, the heaviest token apart": (times(SMALL, spectral, "key_terms"), "spectral.apart"),
+    "value terms too small": (times(SMALL, spectral, "value_terms"), "spectral.value"),
+    "weight too large": (times(1.0 / SMALL, spectral, "weight_lb"), "spectral.weight"),
+    "quotient of spectral terms too small": (smaller_bound(quotient, "quotient"), "quotient.head"),
     "root too small": (times(SMALL, sharp, "sharp"), "sharp.kappa"),
     "root with alternatives too small": (times(SMALL, sharp, "sharp"), "sharp.alternative"),
     "merged certificate in float64 not rounded up": (merged_to_nearest, "certificate_state.float64"),
@@ -251,6 +262,7 @@ def test_a_bound_that_became_loose_or_a_control_that_holds_is_noticed(monkeypatc
         ("score_error.l2_int8", times(SMALL, score_error, "measured_l2")),
         ("block_bound.mixed", smaller_bound(block_bound, "block_bound")),
         ("sharp.mixed", times(SMALL, sharp, "sharp")),
+        ("spectral.apart", times(0.998, spectral, "key_terms")),
     ],
 )
 def test_the_search_finds_a_hole_without_being_told_where(

@@ -30,14 +30,17 @@ MODULES = (
     "mass",
     "norms",
     "outward_fp32",
+    "quotient",
     "score_error",
     "sharp",
     "sharp_forms",
     "softmax_state",
+    "spectral",
     "tail_tv",
     "tail_tv_forms",
     "tolerance",
     "value_blocks",
+    "weighted_sums",
 )
 """Modules over the reals."""
 

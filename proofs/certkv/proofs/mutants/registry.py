@@ -20,6 +20,7 @@ from certkv.proofs.mutants import (
     promotion,
     rounding,
     sharp,
+    spectral,
     storage,
     value_errors,
 )
@@ -35,6 +36,7 @@ THEMES = (
     kernel,
     outward,
     bounds,
+    spectral,
     sharp,
     choices,
     costs,

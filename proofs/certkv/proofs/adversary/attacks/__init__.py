@@ -12,6 +12,7 @@ from certkv.proofs.adversary.attacks import (
     rounding,
     scores,
     sharp,
+    spectral,
     states,
     steps,
     values,
@@ -22,7 +23,7 @@ from certkv.proofs.adversary.attacks import (
 @cache
 def all_attacks() -> tuple[Attack, ...]:
     """Every attack, in the order of the theorems."""
-    files = (variation, values, scores, heads, sharp, states, rounding, numbers, annotated, steps)
+    files = (variation, values, scores, heads, sharp, spectral, states, rounding, numbers, annotated, steps)
     return tuple(attack for file in files for attack in file.attacks())
 
 
