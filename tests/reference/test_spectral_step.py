@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from certkv.reference.bounds import arithmetic
 from certkv.reference.bounds.spectral import ScoreKnowledge
 from certkv.reference.numbers.types import FloatArray
 from certkv.reference.steps import coded_terms
+from certkv.reference.steps import group as group_module
 from certkv.reference.steps.attend import Attended
 from certkv.reference.steps.coded_terms import CodedTerms
 from certkv.reference.steps.group import Group, Levels, any_row
@@ -116,3 +119,16 @@ def test_promoted_sides_are_apart() -> None:
     assert (values.value[:, 1] == 0.0).all()
     assert (values.key[:, 1] > keys.key[:, 1]).all()
     assert (keys.pure_key[:, 0] > 0.0).all()
+
+
+def test_a_key_norm_that_no_step_measures_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A residual where every step is 0 has an infinite ratio: then nothing bounds the norm of the original."""
+    scene = gaussian(5, tokens=32, block=16, kv_heads=1)
+    view = scene.cache().view(0)
+    plain = Group(scene.q.astype(np.float64), np.arange(len(scene.q)), scene.scale, view)
+    assert np.isfinite(plain.key_norm_ub).all()
+    notes = view.key_annotations()
+    unmeasured = replace(notes, relative_norm_ub=np.full_like(notes.relative_norm_ub, np.inf))
+    monkeypatch.setattr(type(view), "key_annotations", lambda self: unmeasured)
+    monkeypatch.setattr(group_module, "residual_unit", lambda encoded: np.zeros((2, 32)))
+    assert np.isinf(Group(plain.q, plain.heads, plain.scale, view).key_norm_ub).all()
