@@ -1,0 +1,75 @@
+"""Typed errors. Each message says what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class CertkvError(Exception):
+    """Base class of every error that certkv.fast raises on purpose."""
+
+
+class InputError(CertkvError, ValueError):
+    """An argument that cannot be used as it is."""
+
+
+class ShapeError(InputError):
+    """A tensor whose shape does not fit the others."""
+
+
+class DTypeError(InputError, TypeError):
+    """A tensor of a type, or on a device, that the operation does not take."""
+
+
+class SettingError(InputError):
+    """An unknown or contradictory setting (format, block size, policy, tolerance)."""
+
+
+class PlanError(InputError):
+    """A plan that cannot be made; the message lists every reason, one per line."""
+
+    def __init__(self, reasons: list[str]) -> None:
+        super().__init__("cannot plan:\n" + "\n".join(f"- {reason}" for reason in reasons))
+        self.reasons = reasons
+
+
+class NonFiniteError(InputError):
+    """A NaN or an infinity in q, k or v.
+
+    Attributes
+    ----------
+    tensor : str
+        Name of the offending tensor: ``"q"``, ``"k"`` or ``"v"``.
+    position : tuple of int
+        Index of the first offending element in that tensor.
+    """
+
+    def __init__(self, tensor: str, position: tuple[int, ...]) -> None:
+        index = ", ".join(str(i) for i in position)
+        super().__init__(f"{tensor}[{index}] is not finite; {tensor} must be finite, so remove or mask it upstream")
+        self.tensor = tensor
+        self.position = position
+
+
+class CapacityError(CertkvError, MemoryError):
+    """More tokens than the cache was planned for; nothing was appended."""
+
+
+class HostMissingError(CertkvError, LookupError):
+    """Originals that a step needs are not in the host tier; no output is returned for that sequence."""
+
+    def __init__(self, sequence: int) -> None:
+        super().__init__(
+            f"originals that sequence {sequence} needs are not in the host tier; cache.reset({sequence}) and append "
+            "its tokens again before decoding"
+        )
+        self.sequence = sequence
+
+
+class CorruptionError(CertkvError):
+    """Stored data no longer mean what was written: codes, metadata or annotations were damaged."""
+
+    def __init__(self, sequence: int) -> None:
+        super().__init__(
+            f"sequence {sequence}: codes, metadata or annotations in the cache were damaged after they were written; "
+            f"cache.reset({sequence}) and append its tokens again"
+        )
+        self.sequence = sequence

@@ -1,0 +1,66 @@
+"""How many bytes a cache holds, where, and for what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+
+@dataclass(frozen=True)
+class Row:
+    """Bytes of one part, on the device or on the host."""
+
+    part: str
+    where: Literal["device", "host"]
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class MemoryTable:
+    """Planned bytes to the byte, and what was measured.
+
+    Attributes
+    ----------
+    rows : tuple of Row
+    tokens : int
+        Tokens the parts have room for, over all sequences.
+    dense : int
+        Bytes of 16-bit keys and values of as many tokens.
+    peak : int or None
+        Most bytes that torch ever had allocated on the device, other tensors included; None on a CPU.
+    """
+
+    rows: tuple[Row, ...]
+    tokens: int
+    dense: int
+    peak: int | None
+
+    @property
+    def device(self) -> int:
+        """Bytes on the device."""
+        return sum(row.nbytes for row in self.rows if row.where == "device")
+
+    @property
+    def host(self) -> int:
+        """Bytes in host memory."""
+        return sum(row.nbytes for row in self.rows if row.where == "host")
+
+    def __str__(self) -> str:
+        """Return a table of parts, bytes, and their share of 16-bit keys and values."""
+        totals = (Row("all on the device", "device", self.device), Row("all on the host", "host", self.host))
+        lines = [f"{'part':28} {'where':6} {'bytes':>16} {'of dense':>9}"]
+        for row in (*self.rows, *totals):
+            lines.append(f"{row.part:28} {row.where:6} {row.nbytes:16,} {row.nbytes / self.dense:9.2%}")
+        lines.append(f"{'16-bit keys and values':28} {'':6} {self.dense:16,} {1:9.2%}")
+        if self.peak is not None:
+            lines.append(
+                f"{'peak allocated, all tensors':28} {'device':6} {self.peak:16,} {self.peak / self.dense:9.2%}"
+            )
+        return "\n".join(lines)
+
+
+def measured_peak(device: torch.device) -> int | None:
+    """Return the peak of bytes that torch had allocated on a GPU since its counter was last reset."""
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None

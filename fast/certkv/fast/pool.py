@@ -1,0 +1,124 @@
+"""What is stored of encoded blocks: one page per block, all KV heads of a layer, tensors on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+
+from certkv.fast.errors import SettingError
+
+KEY_NOTES = ("relative_max_ub", "relative_norm_ub", "relative_operator_ub", "decoded_norm_ub")
+"""Scalars of a block's keys, in the order of the last axis of ``Pool.key_notes``."""
+
+VALUE_NOTES = (
+    "residual_norm_ub",
+    "norm_ub",
+    "anchored_norm_ub",
+    "decoded_norm_ub",
+    "residual_operator_ub",
+    "anchored_operator_ub",
+    "mean_norm_lb",
+)
+"""Scalars of a block's values, in the order of the last axis of ``Pool.value_notes``."""
+
+VALUE_BITS = {"int8": 8, "int4": 4, "int8-g64": 8, "int4-g32": 4}
+VALUE_GROUP = {"int8-g64": 64, "int4-g32": 32}
+"""Channels per group of formats with a step per token and group; the others have one per channel and block."""
+
+
+_POISON_CODE = 0xAA
+_ANNOTATIONS = ("key_notes", "value_notes", "residual_codes", "anchored_codes")
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Codes, metadata and annotations of P pages; H KV heads, B tokens, d channels, T the originals' type.
+
+    Attributes
+    ----------
+    key_codes : uint8 [P, H, B, d]
+    key_step, key_minimum : T [P, H, d]
+    value_codes : uint8 [P, H, R, d]
+        R = B, or ceil(B/2) for 4 bits: low nibble token t, high nibble token t + ceil(B/2).
+    value_step, value_minimum : T [P, H, d] or [P, H, B, groups]
+    key_notes : bfloat16 [P, H, 4]
+    value_notes : bfloat16 [P, H, 7]
+    residual_codes, anchored_codes : uint8 [P, H, B]
+    """
+
+    key_codes: torch.Tensor
+    key_step: torch.Tensor
+    key_minimum: torch.Tensor
+    value_codes: torch.Tensor
+    value_step: torch.Tensor
+    value_minimum: torch.Tensor
+    key_notes: torch.Tensor
+    value_notes: torch.Tensor
+    residual_codes: torch.Tensor
+    anchored_codes: torch.Tensor
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the tensors by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    @property
+    def note_bytes(self) -> int:
+        """Bytes of the annotations among them."""
+        return sum(tensor.nbytes for name, tensor in self.tensors().items() if name in _ANNOTATIONS)
+
+    def poison(self, pages: Sequence[int]) -> None:
+        """Make pages unreadable: 0xAA in codes, NaN in floats."""
+        for tensor in self.tensors().values():
+            # a slice at a time: nothing is allocated, so this works where memory has run out
+            for page in pages:
+                tensor[page].fill_(_POISON_CODE if tensor.dtype == torch.uint8 else float("nan"))
+
+
+def allocate(
+    pages: int,
+    kv_heads: int,
+    block: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    values: str,
+    device: torch.device | str = "cpu",
+) -> Pool:
+    """Allocate a pool whose pages hold nothing yet: bytes 0xAA in codes, NaN in floats, so that a stray read shows.
+
+    Raises
+    ------
+    SettingError
+        An unknown value format.
+    """
+    if values not in VALUE_BITS:
+        raise SettingError(f"value format {values!r} is unknown; give one of {', '.join(sorted(VALUE_BITS))}")
+    rows = block if VALUE_BITS[values] == 8 else -(-block // 2)
+    per_head = (pages, kv_heads)
+    group = VALUE_GROUP.get(values)
+    metadata = (*per_head, head_dim) if group is None else (*per_head, block, -(-head_dim // group))
+
+    def codes(*shape: int) -> torch.Tensor:
+        return torch.full(shape, _POISON_CODE, dtype=torch.uint8, device=device)
+
+    def floats(shape: tuple[int, ...], of: torch.dtype) -> torch.Tensor:
+        return torch.full(shape, float("nan"), dtype=of, device=device)
+
+    return Pool(
+        key_codes=codes(*per_head, block, head_dim),
+        key_step=floats((*per_head, head_dim), dtype),
+        key_minimum=floats((*per_head, head_dim), dtype),
+        value_codes=codes(*per_head, rows, head_dim),
+        value_step=floats(metadata, dtype),
+        value_minimum=floats(metadata, dtype),
+        key_notes=floats((*per_head, len(KEY_NOTES)), torch.bfloat16),
+        value_notes=floats((*per_head, len(VALUE_NOTES)), torch.bfloat16),
+        residual_codes=codes(*per_head, block),
+        anchored_codes=codes(*per_head, block),
+    )
