@@ -1,0 +1,141 @@
+"""Encode full blocks into pages of the pool: codes, metadata and annotations.
+
+Two operations, for keys and for values. Each has a twin in torch, which runs anywhere, and kernels with the same
+signature (`certkv.fast.kernels.encode_keys`, `certkv.fast.kernels.encode_values`), which run where the originals are on
+a CUDA device. Codes and metadata are the same bit for bit; annotations may differ in their last bit, each on its safe
+side.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from certkv.fast.annotate import key_notes, value_notes
+from certkv.fast.errors import DTypeError, ShapeError
+from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS, Format
+from certkv.fast.pool import Pool
+
+TYPES = (torch.float16, torch.bfloat16)
+
+
+def encode_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool) -> None:
+    """Encode and measure blocks of keys, and write them to their pages.
+
+    Parameters
+    ----------
+    originals : float16 or bfloat16 [n, H, B, d], finite
+        Keys after RoPE, any strides.
+    pages : int32 or int64 [n]
+        Where each block goes, no page twice; a negative page skips its block.
+    pool : Pool
+        Its ``key_*`` tensors are written.
+
+    Raises
+    ------
+    DTypeError, ShapeError
+        Types or shapes do not fit the pool. Nothing is looked at that would synchronise: finite originals and pages
+        within the pool are the caller's business.
+    """
+    check_keys(originals, pages, pool)
+    if originals.is_cuda:
+        from certkv.fast.kernels.encode_keys import encode_keys as kernel
+
+        kernel(originals, pages, pool)
+    else:
+        encode_keys_twin(originals, pages, pool)
+
+
+def encode_values(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, anchor: torch.Tensor, fmt: Format) -> None:
+    """Encode and measure blocks of values, and write them to their pages.
+
+    Parameters
+    ----------
+    originals : float16 or bfloat16 [n, H, B, d], finite
+        Any strides.
+    pages : int32 or int64 [n]
+        As for `encode_keys`.
+    pool : Pool
+        Its ``value_*``, ``residual_codes`` and ``anchored_codes`` are written.
+    anchor : float32 [n, H, d]
+        The anchor of each block's sequence; any strides, so that one anchor may be expanded.
+    fmt : Format
+        That which the pool was allocated for.
+
+    Raises
+    ------
+    DTypeError, ShapeError
+        As `encode_keys`.
+    """
+    check_values(originals, pages, pool, anchor, fmt)
+    if originals.is_cuda:
+        from certkv.fast.kernels.encode_values import encode_values as kernel
+
+        kernel(originals, pages, pool, anchor, fmt)
+    else:
+        encode_values_twin(originals, pages, pool, anchor, fmt)
+
+
+def encode_keys_twin(originals: torch.Tensor, pages: torch.Tensor, pool: Pool) -> None:
+    """Twin of the kernel; see `encode_keys`."""
+    kept = pages >= 0
+    x, to = originals[kept], pages[kept].to(torch.int64)
+    fmt = KEY_FORMATS["int8"]
+    encoded = fmt.encode(x)
+    decoded, err = fmt.decode(encoded, x.shape[-2])
+    pool.key_codes[to], pool.key_step[to], pool.key_minimum[to] = encoded
+    pool.key_notes[to] = key_notes(x, decoded, err, encoded.step)
+
+
+def encode_values_twin(
+    originals: torch.Tensor, pages: torch.Tensor, pool: Pool, anchor: torch.Tensor, fmt: Format
+) -> None:
+    """Twin of the kernel; see `encode_values`."""
+    kept = pages >= 0
+    x, to = originals[kept], pages[kept].to(torch.int64)
+    encoded = fmt.encode(x)
+    decoded, err = fmt.decode(encoded, x.shape[-2])
+    pool.value_codes[to], pool.value_step[to], pool.value_minimum[to] = encoded
+    measured = value_notes(x, decoded, err, anchor[kept])
+    pool.value_notes[to], pool.residual_codes[to], pool.anchored_codes[to] = measured
+
+
+def check_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool) -> None:
+    """Raise DTypeError or ShapeError unless the arguments of `encode_keys` fit each other."""
+    _check("keys", originals, pages, pool.key_codes.shape[1:], pool.key_step)
+
+
+def check_values(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, anchor: torch.Tensor, fmt: Format) -> None:
+    """Raise DTypeError or ShapeError unless the arguments of `encode_values` fit each other."""
+    heads, block = pool.residual_codes.shape[1:]
+    head_dim = pool.value_codes.shape[-1]
+    _check("values", originals, pages, torch.Size((heads, block, head_dim)), pool.value_step)
+    if fmt.name not in VALUE_FORMATS:
+        raise ShapeError(f"format {fmt.name!r} has no pages in a pool; use one of {', '.join(sorted(VALUE_FORMATS))}")
+    rows = block if fmt.bits == 8 else (block + 1) // 2
+    metadata = (head_dim,) if fmt.group == 0 else (block, -(-head_dim // fmt.group))
+    if pool.value_codes.shape[2] != rows or tuple(pool.value_step.shape[2:]) != metadata:
+        raise ShapeError(
+            f"pages hold value codes {tuple(pool.value_codes.shape[2:])}, steps {tuple(pool.value_step.shape[2:])}, "
+            f"which are not those of {fmt.name!r}; allocate the pool for that format"
+        )
+    if anchor.dtype != torch.float32:
+        raise DTypeError(f"anchor is {anchor.dtype}, but must be float32")
+    if tuple(anchor.shape) != (originals.shape[0], heads, head_dim):
+        raise ShapeError(
+            f"anchor has shape {tuple(anchor.shape)}, but {(originals.shape[0], heads, head_dim)} is needed; expand it"
+        )
+
+
+def _check(what: str, originals: torch.Tensor, pages: torch.Tensor, shape: torch.Size, step: torch.Tensor) -> None:
+    if originals.dtype not in TYPES or originals.dtype != step.dtype:
+        raise DTypeError(f"{what} are {originals.dtype}, but the pool holds {step.dtype}")
+    if originals.ndim != 4 or originals.shape[1:] != shape:
+        raise ShapeError(f"{what} have shape {tuple(originals.shape)}, but pages hold blocks {tuple(shape)}")
+    if pages.dtype not in (torch.int32, torch.int64):
+        raise DTypeError(f"pages are {pages.dtype}, but must be int32 or int64")
+    if tuple(pages.shape) != (originals.shape[0],):
+        raise ShapeError(f"pages have shape {tuple(pages.shape)}, but there are {originals.shape[0]} blocks")
+    if not originals.device == pages.device == step.device:
+        raise ShapeError(
+            f"{what} are on {originals.device}, pages on {pages.device}, the pool on {step.device}; use one device"
+        )

@@ -1,0 +1,335 @@
+"""Operator norms of what is left of a block: an upper bound for a matrix H = diag(1/s) W of B rows.
+
+==========  =======================  ==========================
+job         rows of W                s
+==========  =======================  ==========================
+RELATIVE    (k - k_hat) / step       1
+RESIDUAL    V - V_hat                stored eta_t
+ANCHORED    V - mu                   stored n_t
+==========  =======================  ==========================
+
+``||H|| <= (tr G^8)^(1/16)``, G = H H^T scaled by a power of two, so that its trace is from 1 to 4::
+
+    G = (W W^T)_ij / (s_i s_j)      off by at most gamma(d + 2) ||H||_F^2, because |w_i| |w_j| bounds every sum
+    S = G G^T                       off by at most gamma(B) ||G||_F^2
+    F = S S^T                       off by at most gamma(B) ||S||_F^2
+    ||H||^2 <= ||G|| + lost,  ||G||^2 <= ||S|| + lost,  ||S||^2 <= ||F||_F + lost
+
+in float64 (``mma.f64`` rounds as IEEE 754; gamma holds for any order, fused or not). W as computed is off by its own
+rounding and by err, the rounding of decoding: their Frobenius norm over s is added. The twin is
+`certkv.fast.annotate.rows_norm_ub`.
+
+A program takes one item after another. W, G and S go through memory, since a product wants all of both operands; they
+are small enough to stay in the L2 cache.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from certkv.fast.formats.base import Format
+from certkv.fast.formats.packing import packed_rows
+from certkv.fast.kernels.affine import reconstruct, token_of_row
+from certkv.fast.kernels.rounding import up, widen
+from certkv.fast.log_codes import ratios
+from certkv.fast.numbers import U, gamma, outward
+
+RELATIVE, RESIDUAL, ANCHORED = 0, 1, 2
+CHANNELS = 16
+"""Columns of a tile of W, and terms of one step of a product."""
+
+PANEL = 32
+"""Rows of a product at a time."""
+
+PROGRAMS_PER_MULTIPROCESSOR = 2
+
+
+@triton.jit
+def _rows(
+    x,
+    place,
+    token,
+    exists,
+    codes,
+    steps,
+    minima,
+    mean,
+    mean_stride,
+    w,
+    JOB: tl.constexpr,
+    B: tl.constexpr,
+    D: tl.constexpr,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HALF: tl.constexpr,
+    RH: tl.constexpr,
+    R: tl.constexpr,
+    DP: tl.constexpr,
+    C: tl.constexpr,
+    BFLOAT: tl.constexpr,
+):
+    """Write W, float64 [R, DP]; return per row the sums of the squares of W and of err."""
+    row = tl.arange(0, R)
+    squares = tl.zeros((R,), tl.float64)
+    err_squares = tl.zeros((R,), tl.float64)
+    for first in range(0, DP, C):
+        column = first + tl.arange(0, C)
+        there = exists[:, None] & (column < D)[None, :]
+        channel = tl.minimum(column, D - 1)
+        original = widen(tl.load(x[:, None] + channel[None, :]), BFLOAT)
+        if JOB == 2:
+            difference = original - tl.load(mean + channel * mean_stride).to(tl.float64)[None, :]
+            err = tl.zeros((R, C), tl.float64)
+        else:
+            # a row of a second half reads the high nibble of the bytes of the first
+            byte = tl.load(
+                codes + (place * HALF + tl.minimum(row & (RH - 1), HALF - 1)[:, None]) * D + channel[None, :]
+            )
+            code = byte.to(tl.int32)
+            if BITS == 4:
+                code = tl.where(row[:, None] < RH, code, code >> 4) & 15
+            if GROUP == 0:
+                to = place * D + channel[None, :]
+            else:
+                to = (place * B + token[:, None]) * ((D + GROUP - 1) // GROUP) + channel[None, :] // GROUP
+            step = widen(tl.load(steps + to), BFLOAT)
+            decoded, err = reconstruct(code.to(tl.float64), step, widen(tl.load(minima + to), BFLOAT))
+            difference = original - decoded
+            if JOB == 0:
+                unit = tl.where(step > 0.0, step, 1.0)
+                difference = tl.where(step > 0.0, difference / unit, 0.0)
+                err = tl.where(step > 0.0, err / unit, 0.0)
+        difference = tl.where(there, difference, 0.0)
+        err = tl.where(there, err, 0.0)
+        squares += tl.sum(difference * difference, 1)
+        err_squares += tl.sum(err * err, 1)
+        tl.store(w + row[:, None] * DP + column[None, :], difference)
+    return squares, err_squares
+
+
+@triton.jit
+def _product(
+    a,
+    N: tl.constexpr,
+    unit,
+    out,
+    UNITS: tl.constexpr,
+    STORE: tl.constexpr,
+    R: tl.constexpr,
+    RP: tl.constexpr,
+    K: tl.constexpr,
+):
+    """Form A A^T of A [R, N], over ``unit_i unit_j`` if UNITS (0 where one is 0); return the sum of squares of it."""
+    row = tl.arange(0, R)
+    term = tl.arange(0, K)
+    total = tl.zeros((R,), tl.float64)
+    for panel in range(0, R, RP):
+        mine = panel + tl.arange(0, RP)
+        product = tl.zeros((RP, R), tl.float64)
+        for first in range(0, N, K):
+            left = tl.load(a + mine[:, None] * N + first + term[None, :])
+            right = tl.load(a + row[:, None] * N + first + term[None, :])
+            product = tl.dot(left, tl.trans(right), product, out_dtype=tl.float64)
+        if UNITS:
+            over = tl.load(unit + mine)[:, None] * tl.load(unit + row)[None, :]
+            product = tl.where(over > 0.0, product / tl.where(over > 0.0, over, 1.0), 0.0)
+        if STORE:
+            tl.store(out + mine[:, None] * R + row[None, :], product)
+        total += tl.sum(product * product, 0)
+    return tl.sum(total, 0)
+
+
+@triton.jit
+def operator_norm_kernel(
+    x,
+    block_stride,
+    head_stride,
+    token_stride,
+    pages,
+    codes,
+    steps,
+    minima,
+    anchor,
+    anchor_block_stride,
+    anchor_head_stride,
+    anchor_channel_stride,
+    token_codes,
+    ratios,
+    notes,
+    scratch,
+    items,
+    JOB: tl.constexpr,
+    OUT: tl.constexpr,
+    LARGEST: tl.constexpr,
+    WIDTH: tl.constexpr,
+    H: tl.constexpr,
+    B: tl.constexpr,
+    D: tl.constexpr,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HALF: tl.constexpr,
+    RH: tl.constexpr,
+    R: tl.constexpr,
+    RP: tl.constexpr,
+    DP: tl.constexpr,
+    C: tl.constexpr,
+    BFLOAT: tl.constexpr,
+    GAMMA_D: tl.constexpr,
+    GAMMA_R: tl.constexpr,
+    UP: tl.constexpr,
+    OWN: tl.constexpr,
+):
+    """Bound one matrix per item (block, head) and write it to scalar OUT of the WIDTH notes of its page."""
+    program = tl.program_id(0)
+    w = scratch + program.to(tl.int64) * (R * DP + 2 * R * R + R)
+    gram = w + R * DP
+    second = gram + R * R
+    units = second + R * R
+    row = tl.arange(0, R)
+    token, exists = token_of_row(row, HALF, B, RH)
+    for item in range(program, items, tl.num_programs(0)):
+        wide = tl.full((), 0, tl.int64) + item
+        block = wide // H
+        head = wide % H
+        page = tl.load(pages + block).to(tl.int64)
+        if page >= 0:
+            place = page * H + head
+            squares, err_squares = _rows(
+                x + block * block_stride + head * head_stride + token.to(tl.int64) * token_stride,
+                place,
+                token,
+                exists,
+                codes,
+                steps,
+                minima,
+                anchor + block * anchor_block_stride + head * anchor_head_stride,
+                anchor_channel_stride,
+                w,
+                JOB,
+                B,
+                D,
+                BITS,
+                GROUP,
+                HALF,
+                RH,
+                R,
+                DP,
+                C,
+                BFLOAT,
+            )
+            if JOB == 0:
+                unit = tl.where(exists, 1.0, 0.0).to(tl.float64)
+            else:
+                largest = widen(tl.load(notes + place * WIDTH + LARGEST), True)
+                code = tl.load(token_codes + place * B + token).to(tl.int32)
+                unit = tl.where(exists, tl.load(ratios + code) * largest, 0.0)
+            # a product of two units is exact: 24 bits each; rows without a unit are zero
+            over = tl.where(unit > 0.0, unit * unit, 1.0)
+            frobenius = tl.sum(tl.where(unit > 0.0, squares / over, 0.0), 0)
+            off = tl.sum(tl.where(unit > 0.0, err_squares / over, 0.0), 0)
+            # 2**-(2 half), from bits: brings the trace to [1, 4); the units take its inverse root
+            exponent = (frobenius.to(tl.int64, bitcast=True) >> 52) - 1023
+            half = tl.where(frobenius > 0.0, exponent, 0) >> 1
+            root = ((1023 + half) << 52).to(tl.float64, bitcast=True)
+            trace = frobenius * ((1023 - 2 * half) << 52).to(tl.float64, bitcast=True)
+            tl.store(units + row, unit * root)
+            tl.debug_barrier()
+            gram_squares = _product(w, DP, units, gram, True, True, R, RP, C)
+            tl.debug_barrier()
+            second_squares = _product(gram, R, units, second, False, True, R, RP, C)
+            tl.debug_barrier()
+            fourth_squares = _product(second, R, units, second, False, False, R, RP, C)
+            norm = tl.sqrt(fourth_squares) * UP
+            norm = tl.sqrt(norm + GAMMA_R * second_squares * UP) * UP
+            norm = tl.sqrt(norm + GAMMA_R * gram_squares * UP) * UP
+            norm = tl.sqrt(tl.minimum(norm + GAMMA_D * trace * UP, trace * UP)) * UP * root
+            norm = (norm + (tl.sqrt(off) + OWN * tl.sqrt(frobenius)) * UP) * UP
+            tl.store(notes + place * WIDTH + OUT, up(norm, True))
+
+
+def operator_norms(
+    job: int,
+    originals: torch.Tensor,
+    pages: torch.Tensor,
+    stored: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    notes: torch.Tensor,
+    out: int,
+    fmt: Format,
+    token_codes: torch.Tensor | None = None,
+    largest: int = 0,
+    anchor: torch.Tensor | None = None,
+) -> None:
+    """Launch the kernel: scalar `out` of `notes` for every block and head.
+
+    Parameters
+    ----------
+    job : int
+        RELATIVE, RESIDUAL or ANCHORED.
+    originals : float16 or bfloat16 [n, H, B, d]
+        Channels next to each other.
+    pages : int32 or int64 [n]
+    stored : codes, step, minimum of the pool
+    notes : bfloat16 [P, H, scalars]
+    out : int
+    fmt : Format
+        What `stored` is.
+    token_codes : uint8 [P, H, B], optional
+        Log codes of s relative to scalar `largest` of `notes`; not for RELATIVE.
+    largest : int
+    anchor : float32 [n, H, d], optional
+        For ANCHORED.
+    """
+    n, heads, block, head_dim = originals.shape
+    half = packed_rows(block) if fmt.bits == 4 else block
+    row_half = max(8 if fmt.bits == 4 else 16, triton.next_power_of_2(half))
+    rows = 2 * row_half if fmt.bits == 4 else row_half
+    padded = triton.cdiv(head_dim, CHANNELS) * CHANNELS
+    items = n * heads
+    if originals.is_cuda:
+        multiprocessors = torch.cuda.get_device_properties(originals.device).multi_processor_count
+        programs = min(items, PROGRAMS_PER_MULTIPROCESSOR * multiprocessors)
+    else:
+        programs = min(items, 2)
+    size = programs * (rows * padded + 2 * rows * rows + rows)
+    scratch = torch.empty(size, dtype=torch.float64, device=originals.device)
+    codes, step, minimum = stored
+    operator_norm_kernel[(programs,)](
+        originals.view(torch.int16),
+        *originals.stride()[:3],
+        pages,
+        codes,
+        step.view(torch.int16),
+        minimum.view(torch.int16),
+        originals if anchor is None else anchor,
+        *((0, 0, 0) if anchor is None else anchor.stride()),
+        codes if token_codes is None else token_codes,
+        ratios(originals.device),
+        notes.view(torch.int16),
+        scratch,
+        items,
+        JOB=job,
+        OUT=out,
+        LARGEST=largest,
+        WIDTH=notes.shape[-1],
+        H=heads,
+        B=block,
+        D=head_dim,
+        BITS=fmt.bits,
+        GROUP=fmt.group,
+        HALF=half,
+        RH=row_half,
+        R=rows,
+        RP=min(rows, PANEL),
+        DP=padded,
+        C=CHANNELS,
+        BFLOAT=originals.dtype == torch.bfloat16,
+        GAMMA_D=gamma(padded + 3),
+        GAMMA_R=gamma(rows + 2),
+        UP=outward(max(rows * rows, padded + rows) + 8),
+        OWN=4.0 * U,
+        num_warps=4 if rows <= 64 else 8,
+        num_stages=2,
+        enable_fp_fusion=False,
+    )
