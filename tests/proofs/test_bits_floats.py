@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from certkv.proofs.lemmas import bits_mantissa, bits_packing, bits_rounding, floats_affine, floats_rounding, floats_sums
+from certkv.proofs.lemmas import (
+    bits_mantissa,
+    bits_packing,
+    bits_rounding,
+    floats_affine,
+    floats_codes,
+    floats_rounding,
+    floats_sums,
+)
 from certkv.proofs.smt.check import ProofResult, prove, refute_broken
 from certkv.proofs.smt.lemma import Lemma, smtlib
 from certkv.proofs.smt.solvers import SOLVERS
 
-MODULES = (bits_mantissa, bits_packing, bits_rounding, floats_affine, floats_rounding, floats_sums)
+MODULES = (bits_mantissa, bits_packing, bits_rounding, floats_affine, floats_codes, floats_rounding, floats_sums)
 LEMMAS = tuple(lemma for module in MODULES for lemma in module.LEMMAS)
 
 lemmas = pytest.mark.parametrize("lemma", LEMMAS, ids=lambda lemma: lemma.id)
@@ -34,7 +42,7 @@ def test_broken_variant_is_refuted(lemma: Lemma) -> None:
 @lemmas
 def test_the_texts(lemma: Lemma) -> None:
     assert set(lemma.solvers) <= set(SOLVERS)
-    assert lemma.stem in {"packing", "affine", "rounding"}
+    assert lemma.stem in {"packing", "affine", "rounding", "log_codes"}
     assert smtlib(lemma.build()) != smtlib(lemma.broken())
     assert "\n" not in lemma.statement
 

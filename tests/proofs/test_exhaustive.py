@@ -41,7 +41,7 @@ def test_ids() -> None:
     for fact in FACTS:
         assert fact.id.startswith(f"{fact.theorem}.")
         assert fact.statement
-    assert {fact.theorem for fact in FACTS} == {"packing", "affine", "rounding"}
+    assert {fact.theorem for fact in FACTS} == {"packing", "affine", "rounding", "operator_norm", "log_codes"}
 
 
 @pytest.mark.parametrize("ft", TYPES, ids=lambda ft: ft.name)

@@ -163,7 +163,7 @@ LEMMAS = (
             partial(_down, sort, negated=False),
             ALL,
         )
-        for name, sort in (("float16", FP16), ("float32", FP32))
+        for name, sort in (("float16", FP16), ("bfloat16", BF16), ("float32", FP32))
     ],
     Lemma(
         "rounding.odd_then_bfloat16",

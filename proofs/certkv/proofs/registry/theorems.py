@@ -153,7 +153,7 @@ THEOREMS: tuple[Theorem, ...] = (
             "for kappa = 1 a block's share may be C_b - lambda D_b: C_b >= ||sum_b a'_t (w_t - 1)(V_t - c)||, "
             "D_b <= sum_b a'_t w_t, lambda >= 0",
         ),
-        relied_on_by=("certkv.reference.bounds.sharp.sharp", "certkv.reference.bounds.sharp.uniform"),
+        relied_on_by=("certkv.reference.steps.certify.certify", "certkv.reference.bounds.sharp.uniform"),
         source=OURS,
         reference=f"{BOUNDS}/sharp.py",
         test=f"{TESTS}/bounds/test_sharp.py",
@@ -295,6 +295,30 @@ THEOREMS: tuple[Theorem, ...] = (
         source=OURS,
         reference="reference/certkv/reference/formats/packing.py",
         test=f"{TESTS}/formats/test_packing.py",
+    ),
+    Theorem(
+        id="operator_norm",
+        title="Operator norms from above",
+        statement="The sixteenth root of the trace of the eighth power of a Gram matrix, computed in float64 with its "
+        "rounding added, is at least the operator norm, and at most min(B, d)^(1/16) times it.",
+        formula="||X|| <= (tr (X X^T)^8)^(1/16) <= min(B, d)^(1/16) ||X||",
+        hypotheses=("products of matrices are sums of products, in any order",),
+        relied_on_by=("certkv.reference.annotations.measure.rows_norm_ub",),
+        source=OURS,
+        reference="reference/certkv/reference/annotations/operator_norm.py",
+        test=f"{TESTS}/annotations/test_operator_norm.py",
+    ),
+    Theorem(
+        id="log_codes",
+        title="One byte per token",
+        statement="A log code relative to its block's maximum means at least the number that it was made from, and "
+        "little more, and means the same to every decoder.",
+        formula="x <= M m_(c mod 8) 2^-(16 + c div 8), at most 2^(1/8) (1 + 2^-15) x unless c = 255",
+        hypotheses=("x is at most the stored maximum M, a bfloat16 number",),
+        relied_on_by=("certkv.reference.annotations.values.token_annotation",),
+        source=OURS,
+        reference="reference/certkv/reference/annotations/log_codes.py",
+        test=f"{TESTS}/annotations/test_log_codes.py",
     ),
     Theorem(
         id="annotations",

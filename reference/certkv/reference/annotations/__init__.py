@@ -2,6 +2,17 @@
 
 from certkv.reference.annotations import keys, measure, values
 from certkv.reference.annotations.keys import KeyAnnotations, annotate_keys
+from certkv.reference.annotations.storage import annotation_bytes_per_token, device_bytes_per_token
 from certkv.reference.annotations.values import ValueAnnotations, annotate_values
 
-__all__ = ["KeyAnnotations", "ValueAnnotations", "annotate_keys", "annotate_values", "keys", "measure", "values"]
+__all__ = [
+    "KeyAnnotations",
+    "ValueAnnotations",
+    "annotate_keys",
+    "annotate_values",
+    "annotation_bytes_per_token",
+    "device_bytes_per_token",
+    "keys",
+    "measure",
+    "values",
+]

@@ -4,8 +4,8 @@ The meaning of code c in a block whose stored maximum is M is the real number ``
 ``m[j] = ceil(2**16 2**(-j/8))``: a step of about 9 %, a range of 2**-31.9 below M. The smallest codes are the largest
 numbers, and code 255 stands for everything below its meaning, so that encoding is total and never rounds down.
 
-With a bfloat16 maximum (8 significant bits) the product has at most 24, so it is a number of FP32 and of float64, and
-every decoder agrees, up to underflow in FP32. Derivation: docs/derivations/log_codes.md.
+With a bfloat16 maximum (8 significant bits) the product has at most 24, so it is a number of float64 and, for M of at
+least 2**-95, of FP32, and every decoder agrees. Derivation: docs/derivations/log_codes.md.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def encode(x: FloatArray, maximum: npt.NDArray[np.generic]) -> npt.NDArray[np.ui
     m = maximum.astype(np.float64)[..., None]
     known = np.isfinite(m) & (m > 0)
     ratio = np.where(known, x, 0.0) / np.where(known, m, 1.0)
-    # the quotient rounds, so its place among the ratios is a guess that may be one code too far
+    # a rounded quotient is never past a ratio that the exact one is not past; whether it fell short is looked at
     code = np.clip(np.searchsorted(-RATIOS, -ratio.ravel(), side="right").reshape(ratio.shape) - 1, 0, CODES - 1)
     code = np.where(RATIOS[code] * m >= x, code, np.maximum(code - 1, 0))
     return np.asarray(np.where(np.isinf(m) | np.isnan(x), 0, code), np.uint8)
