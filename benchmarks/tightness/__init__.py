@@ -1,0 +1,1 @@
+"""How tight the certificates are, and what a tolerance costs: ``python -m benchmarks.tightness``, from the checkout."""
