@@ -1,0 +1,298 @@
+"""One layer of a batch of sequences: coded blocks in pages, what the device keeps in 16 bits, and the originals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from certkv.fast.anchor import first_block_mean
+from certkv.fast.append import Split, assemble, split
+from certkv.fast.checks import ORIGINALS, Reasons, check_tensor, require_finite, size, type_name, whole_number
+from certkv.fast.encode import encode_keys, encode_values
+from certkv.fast.errors import CapacityError, InputError, SettingError, ShapeError
+from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
+from certkv.fast.host import PLACES, Originals, Place
+from certkv.fast.memory import MemoryTable, Row, measured_peak
+from certkv.fast.pages import PageTable
+from certkv.fast.pool import allocate
+from certkv.fast.resident import Resident
+
+_ENCODED_AT_ONCE = 1 << 22
+"""Elements that a twin encodes at once: it computes in float64, some ten numbers per element."""
+
+
+class TieredCache:
+    """A quantized KV cache with its originals, for one layer and a batch of sequences.
+
+    Tokens enter the tail as originals. As soon as a block is full it is encoded, once, its annotations are measured
+    against what was stored, and its originals go to the tier behind. The anchor of a sequence's certificates is the
+    mean value of its first full block, fixed from then on.
+
+    Parameters
+    ----------
+    batch, kv_heads, head_dim : int
+    capacity : int
+        Most tokens of one sequence.
+    dtype : torch.float16 or torch.bfloat16
+        Of the originals.
+    keys, values : str
+        Names of the formats.
+    block : int
+        Tokens per block, which is a page.
+    originals : {"host", "device"}
+        Where the originals of full blocks are kept.
+    scratch_bytes : int
+        Size of the device pool of recently fetched originals; only 0 so far.
+    device : torch.device or str
+    pages : int or None
+        Pages in the pool, shared by the sequences; None for as many as all of them can fill.
+
+    Attributes
+    ----------
+    pool : Pool
+        Codes, metadata and annotations, by page.
+    pages : PageTable
+        ``pages.table`` is the page table on the device.
+    lengths : int32 [batch]
+        Tokens of each sequence, on the device; `tokens` is the mirror on the host.
+    anchor : float32 [batch, kv_heads, head_dim]
+        0 until the first block is full: with nothing coded no distance from it counts.
+    resident : Resident
+        Originals that stay on the device: first block and tail, with the largest norm of their values.
+    originals : Originals
+        Originals of full blocks, and which are there.
+
+    Raises
+    ------
+    SettingError
+        Listing everything that is wrong.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        kv_heads: int,
+        head_dim: int,
+        capacity: int,
+        dtype: torch.dtype,
+        keys: str = "int8",
+        values: str = "int4-g32",
+        block: int = 64,
+        originals: Place = "host",
+        scratch_bytes: int = 0,
+        device: torch.device | str = "cpu",
+        pages: int | None = None,
+    ) -> None:
+        reasons = Reasons()
+        given = {"batch": batch, "kv_heads": kv_heads, "head_dim": head_dim, "capacity": capacity, "block": block}
+        given |= {} if pages is None else {"pages": pages}
+        sizes = {name: reasons.catch(size, name, number) for name, number in given.items()}
+        if reasons.catch(size, "scratch_bytes", scratch_bytes, 0):
+            reasons.add(SettingError(f"scratch_bytes is {scratch_bytes}; there is no scratch yet, give 0"))
+        for what, name, known in (("key", keys, KEY_FORMATS), ("value", values, VALUE_FORMATS)):
+            if name not in known:
+                reasons.add(SettingError(f"unknown {what} format {name!r}; choose one of {', '.join(known)}"))
+        if dtype not in ORIGINALS:
+            reasons.add(SettingError(f"dtype is {type_name(dtype)}; originals are float16 or bfloat16"))
+        if originals not in PLACES:
+            reasons.add(SettingError(f"originals is {originals!r}; give one of {', '.join(PLACES)}"))
+        where = reasons.catch(_device, device)
+        reasons.raise_all()
+        if where is None:
+            raise SettingError(f"device is {device!r}; give one that torch knows")
+
+        self.batch, self.kv_heads, self.head_dim, self.capacity, self.block = (
+            int(sizes[name] or 0) for name in ("batch", "kv_heads", "head_dim", "capacity", "block")
+        )
+        self.dtype, self.device, self.keys, self.values = dtype, where, keys, values
+        self.max_blocks = max(1, self.capacity // self.block)
+        count = int(sizes.get("pages") or self.batch * self.max_blocks)
+        self.pool = allocate(count, self.kv_heads, self.block, self.head_dim, dtype, values, where)
+        self.pages = PageTable(self.batch, self.max_blocks, count, where)
+        self.lengths = torch.zeros(self.batch, dtype=torch.int32, device=where)
+        self._tokens = [0] * self.batch
+        self.anchor = torch.zeros(self.batch, self.kv_heads, self.head_dim, dtype=torch.float32, device=where)
+        self.resident = Resident.empty(self.batch, self.kv_heads, self.block, self.head_dim, dtype, where)
+        self.originals = Originals(
+            self.batch, self.kv_heads, self.max_blocks, self.block, self.head_dim, dtype, originals, where
+        )
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Tokens of each sequence: full blocks and tail."""
+        return tuple(self._tokens)
+
+    def blocks(self, sequence: int) -> int:
+        """Full blocks of a sequence."""
+        return self._tokens[sequence] // self.block
+
+    @torch.no_grad()
+    def append(self, k: torch.Tensor, v: torch.Tensor, lengths: Sequence[int] | torch.Tensor | None = None) -> None:
+        """Add tokens; every block that fills is encoded at once. On an error the cache is as it was. Synchronises.
+
+        Parameters
+        ----------
+        k, v : T [batch, tokens, kv_heads, head_dim]
+            Post-RoPE keys, and values, on the cache's device.
+        lengths : whole numbers [batch] or None
+            How many tokens of each row are added; what follows them in ``k`` and ``v`` is padding and never read. None
+            for all.
+
+        Raises
+        ------
+        ShapeError, DTypeError, SettingError, InputError
+            With all reasons.
+        NonFiniteError
+            A NaN or infinity, with the position of the first.
+        CapacityError
+            More tokens than a sequence, or more blocks than the pool, has room for.
+        """
+        added = self._checked(k, v, lengths)
+        ragged = len(set(added)) > 1 or max(added) < k.shape[1]
+        valid = None
+        if ragged:
+            limit = torch.tensor(added, device=self.device)
+            valid = torch.arange(k.shape[1], device=self.device) < limit[:, None]
+        require_finite(valid, k=k, v=v)
+        over = [s for s in range(self.batch) if self._tokens[s] + added[s] > self.capacity]
+        if over:
+            each = ", ".join(f"sequence {s}: {self._tokens[s]} + {added[s]}" for s in over)
+            raise CapacityError(f"the cache holds {self.capacity} tokens per sequence ({each}); nothing was appended")
+        plan = split(self._tokens, added, self.block)
+        pages = self.pages.upcoming(sum(plan.full))
+        firsts = [s for s in plan.filling if self.blocks(s) == 0]
+        try:
+            # everything that takes memory or time comes before anything that counts
+            anchor = self._encode(k, v, plan, pages)
+            norms = self.resident.norms_after(v, plan, firsts)
+            self.resident.grow(k, v, plan)
+            if plan.filling and self.device.type == "cuda":
+                torch.cuda.current_stream(self.device).synchronize()  # the copies to the host are done
+        except BaseException:
+            self.pool.poison(pages)
+            for s in plan.filling:
+                self.originals.erase(s, self.blocks(s), self.blocks(s) + plan.full[s])
+            self.resident.shrink(plan)
+            raise
+        for s in plan.filling:
+            count = plan.full[s]
+            mine, pages = pages[:count], pages[count:]
+            self.originals.mark(s, self.blocks(s), self.blocks(s) + count)
+            self.pages.assign(s, mine)
+        self.anchor.copy_(anchor)
+        self.resident.turn_over(k, v, plan, firsts)
+        self.resident.norms.copy_(norms)
+        self._tokens = [have + new for have, new in zip(self._tokens, added, strict=True)]
+        self.lengths.copy_(torch.tensor(self._tokens, dtype=torch.int32))
+
+    def reset(self, sequence: int) -> None:
+        """Forget every token of a sequence, its anchor included; its pages are free for any.
+
+        Raises
+        ------
+        InputError
+            No such sequence.
+        """
+        s = self._sequence(sequence)
+        used = self.blocks(s)
+        self._tokens[s] = 0
+        self.lengths[s] = 0
+        self.pool.poison(self.pages.release(s))
+        self.originals.erase(s, 0, used)
+        self.anchor[s].zero_()
+        self.resident.clear(s)
+
+    def memory(self) -> MemoryTable:
+        """Return what the cache takes, to the byte, by part and place."""
+        tables = (self.pages.table, self.lengths, self.anchor, self.originals.present)
+        rows = (
+            Row("codes and metadata", "device", self.pool.nbytes - self.pool.note_bytes),
+            Row("annotations", "device", self.pool.note_bytes),
+            Row("first blocks and tails", "device", self.resident.nbytes),
+            Row("tables, lengths, anchors", "device", sum(table.nbytes for table in tables)),
+            Row("originals", self.originals.place, self.originals.nbytes),
+        )
+        dense = 4 * self.batch * self.capacity * self.kv_heads * self.head_dim
+        return MemoryTable(rows, self.batch * self.capacity, dense, measured_peak(self.device))
+
+    def __copy__(self) -> TieredCache:
+        """Refuse: both copies would write to the same pages."""
+        raise SettingError("a shallow copy would share pages and originals; make another cache and append to it")
+
+    def _sequence(self, sequence: int) -> int:
+        s = whole_number("sequence", sequence)
+        if not 0 <= s < self.batch:
+            raise InputError(f"sequence {s} is not there; the cache has sequences 0 to {self.batch - 1}")
+        return s
+
+    def _checked(self, k: torch.Tensor, v: torch.Tensor, lengths: Sequence[int] | torch.Tensor | None) -> list[int]:
+        """Return how many tokens each sequence gets.
+
+        Raises
+        ------
+        ShapeError, DTypeError, SettingError, InputError
+        """
+        reasons = Reasons()
+        for name, tensor in (("k", k), ("v", v)):
+            expected = (self.batch, "tokens", self.kv_heads, self.head_dim)
+            check_tensor(reasons, name, tensor, expected, self.dtype, self.device)
+        reasons.raise_all()
+        tokens = k.shape[1]
+        if v.shape[1] != tokens:
+            reasons.add(ShapeError(f"v has {v.shape[1]} tokens, but k has {tokens}"))
+        if lengths is None:
+            reasons.raise_all()
+            return [tokens] * self.batch
+        listed = lengths.tolist() if isinstance(lengths, torch.Tensor) else list(lengths)
+        if len(listed) != self.batch:
+            reasons.add(ShapeError(f"lengths has {len(listed)} numbers, but there are {self.batch} sequences"))
+        counts = [reasons.catch(whole_number, f"lengths[{s}]", number) for s, number in enumerate(listed)]
+        for s, count in enumerate(counts):
+            if count is not None and not 0 <= count <= tokens:
+                reasons.add(InputError(f"lengths[{s}] is {count}; give 0 to {tokens}, the tokens of k and v"))
+        reasons.raise_all()
+        return [count or 0 for count in counts]
+
+    def _encode(self, k: torch.Tensor, v: torch.Tensor, plan: Split, pages: list[int]) -> torch.Tensor:
+        """Encode the blocks that fill, write them to their pages and their originals behind; return all anchors."""
+        anchor = self.anchor.clone()
+        done = 0
+        for s in plan.filling:
+            blocks = [assemble(x, old, plan, s) for x, old in zip((k, v), self.resident.tails(s), strict=True)]
+            self.originals.write(s, self.blocks(s), *blocks)
+            if self.blocks(s) == 0:
+                anchor[s] = first_block_mean(blocks[1][0])
+            count = plan.full[s]
+            to = torch.tensor(pages[done : done + count], dtype=torch.int32, device=self.device)
+            self._encode_blocks(blocks[0], blocks[1], to, anchor[s])
+            done += count
+        return anchor
+
+    def _encode_blocks(self, k: torch.Tensor, v: torch.Tensor, to: torch.Tensor, anchor: torch.Tensor) -> None:
+        """Encode blocks [n, kv_heads, block, head_dim] of one sequence."""
+        at_once = max(1, _ENCODED_AT_ONCE // k[0].numel()) if self.device.type == "cpu" else len(k)
+        fmt = VALUE_FORMATS[self.values]
+        for start in range(0, len(k), at_once):
+            part = slice(start, start + at_once)
+            pages = to[part]
+            encode_keys(k[part], pages, self.pool)
+            encode_values(v[part], pages, self.pool, anchor.expand(len(pages), -1, -1), fmt)
+
+
+def _device(device: torch.device | str) -> torch.device:
+    """Return the device as tensors name it: "cuda" is the current one.
+
+    Raises
+    ------
+    SettingError
+    """
+    try:
+        known = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise SettingError(f"device is {device!r}; give one that torch knows") from error
+    if known.type == "cuda":
+        if not torch.cuda.is_available():
+            raise SettingError(f"device is {device!r}, but torch sees no GPU here")
+        return known if known.index is not None else torch.device("cuda", torch.cuda.current_device())
+    return known
