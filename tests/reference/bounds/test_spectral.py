@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from certkv.reference.bounds import block_bound, spectral
 from certkv.reference.bounds.arithmetic import expm1_ub
-from certkv.reference.bounds.spectral import SERIES, Heaviest, ScoreKnowledge, key_terms, psi_ub, value_terms, weight_lb
+from certkv.reference.bounds.spectral import (
+    SERIES,
+    Heaviest,
+    ScoreKnowledge,
+    direct_key_terms,
+    key_terms,
+    psi_ub,
+    value_terms,
+    weight_lb,
+)
 from certkv.reference.bounds.weighted_sums import without
 from certkv.reference.numbers import norm_ub
 from certkv.reference.numbers.types import FloatArray
@@ -115,6 +124,21 @@ shares = st.lists(st.floats(2.0**-998, 1.0), min_size=1, max_size=12)
 sizes = st.one_of(st.floats(2.0**-165, LARGEST), st.sampled_from([0.0, SUBNORMAL, 1.0, LARGEST]))
 ratios = st.floats(0.01, 8.0)
 deltas = st.one_of(st.floats(1e-9, 700.0), st.sampled_from([1e-9, np.nextafter(SERIES, 0), SERIES, 1.0, 690.0]))
+
+
+@given(shares, st.data(), deltas, ratios)
+def test_direct_term_between_the_formula_and_a_little_above(
+    weights: list[float], data: st.DataObject, delta: float, ratio: float
+) -> None:
+    radii = data.draw(st.lists(sizes, min_size=len(weights), max_size=len(weights)))
+    errors = ScoreKnowledge(np.array([[delta]]), np.array([[delta * ratio]]))
+    value = float(direct_key_terms(np.array([[weights]]), np.array([[radii]]), errors)[0, 0])
+    D, W = arb(delta).min(arb(delta * ratio)), arb(delta * ratio)
+    first, _, second = _forms([arb(a) * arb(r) for a, r in zip(weights, radii, strict=True)], D, W)
+    exact = first + psi(D) * second
+    assert arb(value) + arb(2) ** -900 >= exact
+    if np.isfinite(value) and float(exact.lower()) > 1e-200:
+        assert arb(value) <= exact * SERIES_ABOVE
 
 
 @given(shares, st.data(), sizes, deltas, ratios, sizes, st.floats(0.0, 10.0))

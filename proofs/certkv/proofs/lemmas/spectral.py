@@ -106,6 +106,20 @@ def _distance(*, eta: bool = True) -> Goal:
     )
 
 
+def _direct(*, remainder: bool = True) -> Goal:
+    # |sum a (w - 1)(V - c)| <= sum a |delta| r + P sum a delta^2 r survives a token; w - 1 = x - delta
+    total, first, second, a, y, x, delta, size, P, r = reals("total first second a y x delta size P r")
+    return real(
+        at_most(total + a * (x - delta) * y, (first + a * size * r) + P * (second + a * delta * delta * r)),
+        at_most(total, first + P * second),
+        a >= 0,
+        at_most(delta, size),
+        x >= 0,
+        x <= P * delta * delta if remainder else x <= 2 * P * delta * delta,
+        at_most(y, r),
+    )
+
+
 def _heaviest(*, others: bool = True) -> Goal:
     # one token by its own distance, the others by their terms
     a, z, term, rest, others_ub = reals("a z term rest others")
@@ -241,6 +255,12 @@ LEMMAS = (
         "|a(w-1)(V-c) + the others| <= a(E-1)r + C of the others, one token by its own distance r",
         _heaviest,
         others=False,
+    ),
+    _lemma(
+        "direct",
+        "induction: |Σa(w-1)(V-c)| <= Σa|δ|r + ψΣaδ²r survives a token with ‖V-c‖ <= r",
+        _direct,
+        remainder=False,
     ),
     _lemma(
         "rounding",

@@ -191,6 +191,12 @@ def decoded_distance(group: Group, values: BoolArray, token: IntArray, output: F
     return norm_ub(used - output[:, None]) * DIFFERENCE
 
 
+def decoded_distances(group: Group, values: BoolArray, output: FloatArray) -> FloatArray:
+    """Distances of all decoded values, without their residuals."""
+    del values
+    return np.stack([norm_ub(group.coded_values - c) * DIFFERENCE for c in output])
+
+
 def undivided(shares: FloatArray, mass_lb: FloatArray, errors: ScoreKnowledge) -> FloatArray:
     """``rho e^-D1`` in place of ``rho e^(-D1/rho)``."""
     moved = first_order(weighted_sums.sums(shares), errors.delta, errors.operator)
@@ -240,7 +246,13 @@ MUTANTS = (
     Mutant(
         "value-rows-plain", "-", "operator norm of residuals not divided by eta_t", rows_as_they_are, "aligned-errors"
     ),
-    Mutant("no-anchor-part", "-", "key terms without the distance of the output from the anchor", no_anchor_part, "aligned-errors"),
+    Mutant(
+        "no-anchor-part",
+        "-",
+        "key terms without the distance of the output from the anchor",
+        no_anchor_part,
+        "aligned-errors",
+    ),
     Mutant(
         "psi-half",
         "-",
@@ -253,6 +265,13 @@ MUTANTS = (
         "-",
         "the heaviest token's distance without its residual",
         lambda: patched((coded_terms, "token_radius", decoded_distance)),
+        "own-distance",
+    ),
+    Mutant(
+        "distances-no-residual",
+        "-",
+        "distances of all tokens without their residuals",
+        lambda: patched((coded_terms, "token_radii", decoded_distances)),
         "own-distance",
     ),
     Mutant(

@@ -15,6 +15,9 @@ V_hat_t)/eta_t)_t``:
 
 and ``||O - c|| <= (sum C_b + sum U_b + eps_acc) / sum D_b``.
 
+**Each token by its own distance.** With ``r_t >= ||V_t - c||``, C_b may be replaced by ``D1(a' r) + psi(Delta) S2(a'
+r)``: distances from the output itself, where they are at hand, leave no anchor and no gamma.
+
 **Heaviest token apart.** For any token h of the block, C_b may be replaced by ``a'_h (e^Delta - 1) r_h`` plus the same
 expression with a'_h = 0, where ``r_h >= ||V_h - c||``: one token's distance from the output is worth measuring, since
 in a peaked head it *is* the output. Source: ours. Derivation: docs/derivations/spectral.md.
@@ -147,6 +150,27 @@ def _all_tokens(
         about_anchor = first + curve * second_order(beta, delta, omega)
         of_anchor = first_order(a, delta, omega) + curve * second_order(a, delta, omega)
         return np.asarray((about_anchor + gamma_ub[:, None] * of_anchor) * outward(5))
+
+
+def direct_key_terms(shares: FloatArray, radii_ub: FloatArray, errors: ScoreKnowledge) -> FloatArray:
+    """``C_b`` from each token's distance from the output.
+
+    Parameters
+    ----------
+    shares, radii_ub : float64 [heads, blocks, B]
+        Upper bounds of the executed shares a'_t, and of ``r_t >= ||V_t - c||``, in the units of V.
+    errors : ScoreKnowledge
+
+    Returns
+    -------
+    float64 [heads, blocks]
+        ``inf`` where nothing is known; 0 where there is no error.
+    """
+    delta, omega = np.fmin(errors.delta, errors.operator), errors.operator
+    with np.errstate(over="ignore", invalid="ignore"):
+        beta = sums(weighted_ub(shares, radii_ub))
+        least = first_order(beta, delta, omega) + psi_ub(delta) * second_order(beta, delta, omega)
+    return np.where(delta == 0.0, 0.0, np.where(np.isnan(least), np.inf, least * outward(3)))
 
 
 def value_terms(shares: FloatArray, residuals: FloatArray, operator: FloatArray) -> FloatArray:

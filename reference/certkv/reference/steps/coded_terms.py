@@ -10,7 +10,7 @@ from certkv.reference.bounds import arithmetic, spectral
 from certkv.reference.bounds.spectral import Heaviest, ScoreKnowledge
 from certkv.reference.numbers.types import FloatArray
 from certkv.reference.steps.attend import Attended
-from certkv.reference.steps.distances import from_anchor, token_radius
+from certkv.reference.steps.distances import from_anchor, token_radii, token_radius
 from certkv.reference.steps.group import Group, Levels
 
 
@@ -86,11 +86,17 @@ def spectral_terms(
     operator = notes.anchored_operator_ub.astype(np.float64)
     gamma_ub = from_anchor(group, output)
     both = errors.and_rounding(rounding_ub, block)
+    radii = token_radii(group, levels.values, output)
+
+    def key_terms(knowledge: ScoreKnowledge) -> FloatArray:
+        about_anchor = spectral.key_terms(share, distance, operator, gamma_ub, knowledge, heaviest)
+        return np.fmin(about_anchor, spectral.direct_key_terms(share, radii, knowledge))
+
     values = spectral.value_terms(share, notes.token_residuals_ub(), notes.residual_operator_ub.astype(np.float64))
     mass_lb = arithmetic.mass_lb(seen.mass[:, :-1], tokens)
     return CodedTerms(
-        key=spectral.key_terms(share, distance, operator, gamma_ub, both, heaviest),
-        pure_key=spectral.key_terms(share, distance, operator, gamma_ub, errors, heaviest),
+        key=key_terms(both),
+        pure_key=key_terms(errors),
         value=np.where(levels.values, 0.0, values),
         weight=spectral.weight_lb(share, mass_lb, both),
     )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from certkv.reference.bounds import hull
-from certkv.reference.numbers import U, norm_ub, outward
+from certkv.reference.numbers import U, gamma, norm_ub, outward
 from certkv.reference.numbers.types import BoolArray, FloatArray, IntArray
 from certkv.reference.steps.group import Group, Levels, any_row
+
+SUBNORMAL_PRODUCTS = 2.0**-500
+"""Above ``sqrt(n 2**-1074)``, n the number of products in a distance."""
 
 DIFFERENCE = 1.0 + 4.0 * U
 """Covers the rounded differences in a computed ``||x - y||``: each ``|x - y| <= (1 + u) |fl(x - y)|``."""
@@ -71,6 +74,45 @@ def from_anchor(group: Group, output: FloatArray) -> FloatArray:
     """Upper bound of ``gamma = ||c - mu||``, float64 [rows]; infinite before there is an anchor."""
     anchor = group.view.anchor()
     return np.full(len(output), np.inf) if anchor is None else norm_ub(output - anchor) * DIFFERENCE
+
+
+def token_radii(group: Group, values: BoolArray, output: FloatArray) -> FloatArray:
+    """Upper bounds of ``||V_t - c||`` for every token of the coded blocks, from values as used and their residuals.
+
+    Parameters
+    ----------
+    group : Group
+        With at least one block.
+    values : bool [rows, blocks]
+        Where values are original.
+    output : float64 [rows, head_dim]
+
+    Returns
+    -------
+    float64 [rows, blocks, block]
+    """
+    radii = _from_output(group.coded_values, output) + group.coded_value_notes.token_residuals_ub()
+    wanted = any_row(values)
+    if wanted.any():
+        originals = group.originals("values", wanted)[wanted]
+        chosen = np.where(values[:, wanted, None], _from_output(originals, output), radii[:, wanted])
+        radii[:, wanted] = chosen
+    return np.asarray(radii * outward(2))
+
+
+def _from_output(used: FloatArray, output: FloatArray) -> FloatArray:
+    """Upper bounds of distances, [n, block, head_dim] and [rows, head_dim] -> [rows, n, block].
+
+    ``||v||^2 - 2 v.c + ||c||^2`` is off by at most ``gamma_{d+3} (||v|| + ||c||)^2``, however its sums are taken; that
+    share is more than the one rounding of a decoded value moves a distance.
+    """
+    flat = used.reshape(-1, used.shape[-1])
+    v, c = norm_ub(flat), norm_ub(output)[:, None]
+    squared = (flat * flat).sum(axis=-1) - 2.0 * (output @ flat.T) + (output * output).sum(axis=-1)[:, None]
+    lost = 4.0 * gamma(flat.shape[-1] + 4) * (v + c) ** 2
+    # the last term is more than products can lose by being subnormal
+    distance = np.sqrt(np.maximum(squared, 0.0) + lost) * outward(2) + SUBNORMAL_PRODUCTS
+    return np.asarray(distance.reshape(len(output), *used.shape[:-1]))
 
 
 def token_radius(group: Group, values: BoolArray, token: IntArray, output: FloatArray) -> FloatArray:
