@@ -117,7 +117,7 @@ def test_all_reasons_are_given_at_once() -> None:
         cache.append(k, v, lengths=torch.tensor([1]))
     with pytest.raises(SettingError) as setting:
         TieredCache(0, 1, 8, 16, torch.float32, keys="int9", values="int4-g16", originals="disk")  # type: ignore[arg-type]
-    for reason in ("batch is 0", "dtype is float32", "'int9'", "'int4-g16'", "'disk'"):
+    for reason in ("batch is 0", "dtype is torch.float32", "'int9'", "'int4-g16'", "'disk'"):
         assert reason in str(setting.value)
     assert cache.tokens == (0, 0)
 
@@ -180,6 +180,20 @@ def test_padding_is_never_read() -> None:
     assert one.lengths.tolist() == [5, 9]
     with pytest.raises(NonFiniteError):
         new().append(k, v, lengths=[6, 9])
+
+
+@pytest.mark.parametrize("made_in", [False, True])
+@pytest.mark.parametrize("used_in", [False, True])
+def test_inference_mode_may_come_and_go(made_in: bool, used_in: bool) -> None:
+    with torch.inference_mode(made_in):
+        cache = new()
+        k, v = draw(7)
+    with torch.inference_mode(used_in):
+        cache.append(k, v)
+    cache.append(k.clone().requires_grad_(), v.clone())
+    cache.reset(1)
+    assert cache.tokens == (14, 0)
+    assert not any(t.requires_grad for t in tensors(cache))
 
 
 def test_sequences_share_pages_until_there_are_none() -> None:

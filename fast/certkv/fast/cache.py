@@ -8,7 +8,7 @@ import torch
 
 from certkv.fast.anchor import first_block_mean
 from certkv.fast.append import Split, assemble, split
-from certkv.fast.checks import ORIGINALS, Reasons, check_tensor, require_finite, size, type_name, whole_number
+from certkv.fast.checks import ORIGINALS, Reasons, check_tensor, require_finite, size, whole_number
 from certkv.fast.encode import encode_keys, encode_values
 from certkv.fast.errors import CapacityError, InputError, SettingError, ShapeError
 from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
@@ -69,6 +69,7 @@ class TieredCache:
         Listing everything that is wrong.
     """
 
+    @torch.inference_mode(False)  # tensors made in that mode could not be appended to outside of it
     def __init__(
         self,
         batch: int,
@@ -94,7 +95,7 @@ class TieredCache:
             if name not in known:
                 reasons.add(SettingError(f"unknown {what} format {name!r}; choose one of {', '.join(known)}"))
         if dtype not in ORIGINALS:
-            reasons.add(SettingError(f"dtype is {type_name(dtype)}; originals are float16 or bfloat16"))
+            reasons.add(SettingError(f"dtype is {dtype!r}; give torch.float16 or torch.bfloat16"))
         if originals not in PLACES:
             reasons.add(SettingError(f"originals is {originals!r}; give one of {', '.join(PLACES)}"))
         where = reasons.catch(_device, device)
@@ -164,9 +165,10 @@ class TieredCache:
         firsts = [s for s in plan.filling if self.blocks(s) == 0]
         try:
             # everything that takes memory or time comes before anything that counts
-            anchor = self._encode(k, v, plan, pages)
-            norms = self.resident.norms_after(v, plan, firsts)
-            self.resident.grow(k, v, plan)
+            moves = torch.tensor(plan.growing(), dtype=torch.int64).to(self.device)
+            anchor = self._encode(k, v, plan, pages) if plan.filling else None
+            norms = self.resident.norms_after(v, plan, firsts, moves)
+            self.resident.grow(k, v, moves)
             if plan.filling and self.device.type == "cuda":
                 torch.cuda.current_stream(self.device).synchronize()  # the copies to the host are done
         except BaseException:
@@ -180,7 +182,8 @@ class TieredCache:
             mine, pages = pages[:count], pages[count:]
             self.originals.mark(s, self.blocks(s), self.blocks(s) + count)
             self.pages.assign(s, mine)
-        self.anchor.copy_(anchor)
+        if anchor is not None:
+            self.anchor.copy_(anchor)
         self.resident.turn_over(k, v, plan, firsts)
         self.resident.norms.copy_(norms)
         self._tokens = [have + new for have, new in zip(self._tokens, added, strict=True)]

@@ -46,7 +46,7 @@ class Resident:
         """Return a sequence's tail of keys and of values, T [kv_heads, block, head_dim]."""
         return self.keys[sequence, :, TAIL], self.values[sequence, :, TAIL]
 
-    def norms_after(self, v: torch.Tensor, plan: Split, firsts: list[int]) -> torch.Tensor:
+    def norms_after(self, v: torch.Tensor, plan: Split, firsts: list[int], moves: torch.Tensor) -> torch.Tensor:
         """Return `norms` as they are after an append; rounding is monotone, so maxima of rounded norms serve.
 
         Parameters
@@ -55,6 +55,8 @@ class Resident:
         plan : Split
         firsts : list of int
             Sequences whose first block fills.
+        moves : int64 [3, n]
+            `Split.growing`.
         """
         after = self.norms.clone()
         for s in plan.filling:
@@ -63,16 +65,22 @@ class Resident:
                 after[s, :, FIRST] = torch.maximum(self.norms[s, :, TAIL], new.amax(0))
             left = v[s, plan.left(s)]
             after[s, :, TAIL] = norms_ub(left).amax(0) if len(left) else 0.0
-        sequences, sources, _ = plan.growing()
-        if sequences:
-            which = torch.tensor(sequences, device=v.device)
-            new = norms_ub(v[which, torch.tensor(sources, device=v.device)])
-            after[:, :, TAIL].scatter_reduce_(0, which[:, None].expand_as(new), new, "amax")
+        sequences, sources, _ = moves
+        if len(sequences):
+            new = norms_ub(v[sequences, sources])
+            after[:, :, TAIL].scatter_reduce_(0, sequences[:, None].expand_as(new), new, "amax")
         return after
 
-    def grow(self, k: torch.Tensor, v: torch.Tensor, plan: Split) -> None:
-        """Write the new tokens of sequences in which no block fills, behind the tokens that count."""
-        sequences, sources, places = (torch.tensor(part, device=k.device) for part in plan.growing())
+    def grow(self, k: torch.Tensor, v: torch.Tensor, moves: torch.Tensor) -> None:
+        """Write the new tokens of sequences in which no block fills, behind the tokens that count.
+
+        Parameters
+        ----------
+        k, v : T [batch, tokens, kv_heads, head_dim]
+        moves : int64 [3, n]
+            `Split.growing`.
+        """
+        sequences, sources, places = moves
         if len(sequences):
             for held, new in ((self.keys, k), (self.values, v)):
                 held[sequences, :, TAIL, places] = new[sequences, sources]
