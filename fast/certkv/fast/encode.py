@@ -102,6 +102,7 @@ def encode_values_twin(
 def check_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool) -> None:
     """Raise DTypeError or ShapeError unless the arguments of `encode_keys` fit each other."""
     _check("keys", originals, pages, pool.key_codes.shape[1:], pool.key_step)
+    _check_contiguous(pool.key_codes, pool.key_step, pool.key_minimum, pool.key_notes)
 
 
 def check_values(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, anchor: torch.Tensor, fmt: Format) -> None:
@@ -118,6 +119,8 @@ def check_values(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, ancho
             f"pages hold value codes {tuple(pool.value_codes.shape[2:])}, steps {tuple(pool.value_step.shape[2:])}, "
             f"which are not those of {fmt.name!r}; allocate the pool for that format"
         )
+    _check_contiguous(pool.value_codes, pool.value_step, pool.value_minimum, pool.value_notes)
+    _check_contiguous(pool.residual_codes, pool.anchored_codes)
     if anchor.dtype != torch.float32:
         raise DTypeError(f"anchor is {anchor.dtype}, but must be float32")
     if tuple(anchor.shape) != (originals.shape[0], heads, head_dim):
@@ -139,3 +142,8 @@ def _check(what: str, originals: torch.Tensor, pages: torch.Tensor, shape: torch
         raise ShapeError(
             f"{what} are on {originals.device}, pages on {pages.device}, the pool on {step.device}; use one device"
         )
+
+
+def _check_contiguous(*tensors: torch.Tensor) -> None:
+    if not all(tensor.is_contiguous() for tensor in tensors):
+        raise ShapeError("a tensor of the pool is not contiguous, so its pages are not where kernels look for them")
