@@ -43,6 +43,9 @@ CHANNELS = 16
 PANEL = 32
 """Rows of a product at a time."""
 
+WARPS = {16: 4, 32: 4, 64: 4, 128: 8}
+"""Warps by rows of a tile; other numbers of rows take 8."""
+
 PROGRAMS_PER_MULTIPROCESSOR = 2
 
 
@@ -282,9 +285,11 @@ def operator_norms(
         For ANCHORED.
     """
     n, heads, block, head_dim = originals.shape
-    half = packed_rows(block) if fmt.bits == 4 else block
-    row_half = max(8 if fmt.bits == 4 else 16, triton.next_power_of_2(half))
-    rows = 2 * row_half if fmt.bits == 4 else row_half
+    # distances from the anchor ask for no codes, so that one kernel serves all formats
+    bits, group = (8, 0) if job == ANCHORED else (fmt.bits, fmt.group)
+    half = packed_rows(block) if bits == 4 else block
+    row_half = max(8 if bits == 4 else 16, triton.next_power_of_2(half))
+    rows = 2 * row_half if bits == 4 else row_half
     padded = triton.cdiv(head_dim, CHANNELS) * CHANNELS
     items = n * heads
     if originals.is_cuda:
@@ -316,8 +321,8 @@ def operator_norms(
         H=heads,
         B=block,
         D=head_dim,
-        BITS=fmt.bits,
-        GROUP=fmt.group,
+        BITS=bits,
+        GROUP=group,
         HALF=half,
         RH=row_half,
         R=rows,
@@ -329,7 +334,7 @@ def operator_norms(
         GAMMA_R=gamma(rows + 2),
         UP=outward(max(rows * rows, padded + rows) + 8),
         OWN=4.0 * U,
-        num_warps=4 if rows <= 64 else 8,
+        num_warps=WARPS.get(rows, 8),
         num_stages=2,
         enable_fp_fusion=False,
     )
