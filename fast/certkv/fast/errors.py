@@ -73,3 +73,11 @@ class CorruptionError(CertkvError):
             f"cache.reset({sequence}) and append its tokens again"
         )
         self.sequence = sequence
+
+
+class NeedsDenseError(CertkvError):
+    """A monitor asked for rung 4, which `Step.resolve` computes; until then the sequence has no output."""
+
+    def __init__(self, sequence: int) -> None:
+        super().__init__(f"sequence {sequence} must be computed from its originals; call step.resolve() first")
+        self.sequence = sequence
