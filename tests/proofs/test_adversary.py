@@ -30,6 +30,7 @@ from certkv.reference.bounds import (
     certificate_state,
     full_tv,
     hull,
+    kernel_arithmetic,
     key_tv,
     mass,
     outward_fp32,
@@ -47,7 +48,7 @@ from certkv.reference.formats import KEY_FORMATS, VALUE_FORMATS
 from certkv.reference.numbers import BFLOAT16, round_nearest
 from certkv.reference.numbers import error as float64_error
 from certkv.reference.numbers.types import FloatArray
-from certkv.reference.steps import budget, certify, originals
+from certkv.reference.steps import budget, certify, coded_terms, originals
 from certkv.reference.steps.group import Group
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -205,6 +206,10 @@ PLANTED: dict[str, tuple[Callable[[Patch], None], str]] = {
     "S2 too small": (times(SMALL, weighted_sums, "second_order"), "weighted_sums.second"),
     "key terms too small, every token alike": (times(SMALL, spectral, "key_terms"), "spectral.alike"),
     "key terms too small, the heaviest token apart": (times(SMALL, spectral, "key_terms"), "spectral.apart"),
+    "key terms too small, each token by its own distance": (
+        times(SMALL, spectral, "direct_key_terms"),
+        "spectral.direct",
+    ),
     "value terms too small": (times(SMALL, spectral, "value_terms"), "spectral.value"),
     "weight too large": (times(1.0 / SMALL, spectral, "weight_lb"), "spectral.weight"),
     "quotient of spectral terms too small": (smaller_bound(quotient, "quotient"), "quotient.head"),
@@ -216,11 +221,33 @@ PLANTED: dict[str, tuple[Callable[[Patch], None], str]] = {
     "constant of a correction by half": (times(0.5, correction_rounding, "kept_rounding_ub"), "correction.kept"),
     "certificate too small": (smaller_bound(certify, "quotient"), "step."),
     "score error of a step too small": (smaller_score_errors, "step.naive_keys"),
+    "distances of a step's tokens too small": (times(0.99, coded_terms, "token_radii"), "step.naive_keys"),
+    "coupled bound of a step too small": (times(0.98, certify, "sharp"), "step.naive_keys_int8_coupled"),
     "value errors of a step too small": (times(SMALL, spectral, "value_terms"), "step.naive_values"),
     "value errors after a promotion too small": (times(0.99, spectral, "value_terms"), "step.budget_rung_2"),
     "score rounding too small": (times(0.97, arithmetic, "score_rounding_ub"), "arithmetic.scores_naive"),
     "accumulation too small": (times(0.5, arithmetic, "accumulation_ub"), "arithmetic.sums_naive"),
     "rung 3 too small": (smaller_rung_3, "arithmetic.scores_rung_3"),
+    "psi in float32 too small": (times(SMALL, outward_fp32, "psi_ub"), "outward_fp32.psi"),
+    "expm1 in float32 too small": (times(SMALL, outward_fp32, "expm1_ub"), "outward_fp32.expm1"),
+    "exp in float32 too large": (times(1.0 / SMALL, outward_fp32, "exp_minus_lb"), "outward_fp32.exp_minus"),
+    "rest of a sum of squares too small": (times(SMALL, outward_fp32, "beta_perp_ub"), "outward_fp32.perp"),
+    "sums in float32 taken as exact": (merged_to_nearest, "outward_fp32.finish"),
+    "rounding of a kernel's weights too small": (
+        times(0.98, kernel_arithmetic, "log_weight_error_ub"),
+        "kernel_arithmetic.weights_",
+    ),
+    # cut off towards zero, one group of scores can lose 18 of the bound's 21 units and the other gain 15: 0.786 is all
+    "rounding of a kernel's scores too small": (
+        times(0.75, kernel_arithmetic, "log_weight_error_ub"),
+        "kernel_arithmetic.scores",
+    ),
+    "sums of a kernel too small": (times(0.98, kernel_arithmetic, "accumulation_ub"), "kernel_arithmetic.sums"),
+    # every weight is charged for all updates, and those of the last tile meet none: 1/2 is all
+    "exponentials of a kernel counted less than half": (
+        times(0.45, kernel_arithmetic, "exponent_error"),
+        "kernel_arithmetic.updates",
+    ),
     "cast forgotten": (forgotten_cast, "step.cast_"),
     "norms not rounded up": (times(1 - 2.0**-48, float64_error, "norm_ub"), "norms.upper"),
     "norms not rounded down": (times(1 + 2.0**-48, float64_error, "norm_lb"), "norms.lower"),
@@ -263,6 +290,9 @@ def test_a_bound_that_became_loose_or_a_control_that_holds_is_noticed(monkeypatc
         ("block_bound.mixed", smaller_bound(block_bound, "block_bound")),
         ("sharp.mixed", times(SMALL, sharp, "sharp")),
         ("spectral.apart", times(0.998, spectral, "key_terms")),
+        ("spectral.direct", times(SMALL, spectral, "direct_key_terms")),
+        ("outward_fp32.perp", times(SMALL, outward_fp32, "beta_perp_ub")),
+        ("kernel_arithmetic.sums", times(0.9, kernel_arithmetic, "accumulation_ub")),
     ],
 )
 def test_the_search_finds_a_hole_without_being_told_where(

@@ -8,7 +8,9 @@ from certkv.proofs.adversary.attack import Attack
 from certkv.proofs.adversary.attacks import (
     annotated,
     heads,
+    kernels,
     numbers,
+    outward,
     rounding,
     scores,
     sharp,
@@ -23,7 +25,8 @@ from certkv.proofs.adversary.attacks import (
 @cache
 def all_attacks() -> tuple[Attack, ...]:
     """Every attack, in the order of the theorems."""
-    files = (variation, values, scores, heads, sharp, spectral, states, rounding, numbers, annotated, steps)
+    bounds = (variation, values, scores, heads, sharp, spectral, states, outward)
+    files = (*bounds, kernels, rounding, numbers, annotated, steps)
     return tuple(attack for file in files for attack in file.attacks())
 
 

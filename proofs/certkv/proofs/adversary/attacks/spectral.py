@@ -100,6 +100,11 @@ class Block:
         heaviest = Heaviest(np.array([[token]]), np.array([[radius]]))
         return spectral.key_terms(self.shares_ub, sizes, operator, gamma, self.knowledge(), heaviest)
 
+    def direct_term(self, output: list[arb]) -> FloatArray:
+        """Return ``C_b`` from every token's own distance."""
+        radii = np.array([[[upper(norm(minus(v, output))) for v in self.values]]])
+        return spectral.direct_key_terms(self.shares_ub, radii, self.knowledge())
+
     def value_term(self) -> FloatArray:
         """Return ``U_b``."""
         sizes, operator = self.rows(self.residuals)
@@ -144,6 +149,29 @@ def _key(variant: str, symbols: str, apart: bool) -> Attack:
         ]
 
     return Attack(f"spectral.{variant}", "spectral", symbols, box.low, box.high, evaluate, starts, 1200)
+
+
+def _direct() -> Attack:
+    box = _drawn().add("output", CHANNELS, -4.0, 4.0)
+
+    @precisely
+    def evaluate(genes: FloatArray) -> Attained:
+        part = box.cut(genes)
+        block, output = _block(part), balls(part["output"])
+        return Attained(lower(norm(block.moved(output))), float(block.direct_term(output)[0, 0]))
+
+    def starts() -> Sequence[FloatArray]:
+        # equal distances; and distances 1, 2, 3 and 4 on a line through the output, with equal a' r
+        line = np.outer([1.0, 2.0, 3.0, 4.0], [0.6, 0.8]).ravel()
+        rest: dict[str, float | FloatArray] = {"residuals": 0.0, "output": 0.0}
+        return [
+            box.point(log_shares=shares, off=-1.0, log_delta=g, values=values, **rest)
+            for shares, values in ((-1.0, ALIKE), (-np.log10([1.0, 2.0, 3.0, 4.0]), line))
+            for g in (-5.0, -1.0, 0.5)
+        ]
+
+    symbols = "C_b, each token by its own distance"
+    return Attack("spectral.direct", "spectral", symbols, box.low, box.high, evaluate, starts, 1200)
 
 
 def _value() -> Attack:
@@ -277,6 +305,7 @@ def attacks() -> list[Attack]:
         ),
         _key("alike", "C_b, every token alike", apart=False),
         _key("apart", "C_b, the heaviest token apart or alike", apart=True),
+        _direct(),
         _value(),
         _weight(),
         _head(),

@@ -17,6 +17,7 @@ from certkv.reference.exact import Enclosure, distance
 from certkv.reference.exact.enclosure import float_ub
 from certkv.reference.formats import VALUE_FORMATS
 from certkv.reference.numbers.types import FloatArray
+from certkv.reference.steps.certify import COUPLED_FROM
 
 LARGE = 1024
 """Tokens of a block: two of them span the range, have no residual and are lost to the attack."""
@@ -45,9 +46,13 @@ def _attack(
     return Attack(f"step.{name}", "step", symbols, box.low, box.high, evaluate, starts, evaluations, reproduces=STORED)
 
 
-def _tilted(name: str, policy: Policy, keys: str) -> Attack:
+COUPLED = float(np.log10(COUPLED_FROM))
+"""From here on theorem ``sharp`` bounds numerator and denominator together."""
+
+
+def _tilted(name: str, policy: Policy, keys: str, least: float = -6.0, suffix: str = "") -> Attack:
     """Take a block whose residuals all point along the query, beside one that is coded exactly."""
-    box = Box().add("log_delta", 1, -6.0, 0.5).add("shift", 1, -8.0, 8.0).add("sign", 1, -1.0, 1.0)
+    box = Box().add("log_delta", 1, least, 0.5).add("shift", 1, -8.0, 8.0).add("sign", 1, -1.0, 1.0)
 
     def evaluate(genes: FloatArray) -> Attained:
         part = box.cut(genes)
@@ -63,9 +68,13 @@ def _tilted(name: str, policy: Policy, keys: str) -> Attack:
         return reached(scene, policy, rung=0)
 
     def starts() -> Sequence[FloatArray]:
-        return [box.point(log_delta=g, shift=4.0, sign=sign) for g in (-6.0, -4.0, -2.0) for sign in (1.0, -1.0)]
+        shifts = (4.0,) if least < COUPLED else (-1.0, 0.0, 1.0)
+        near = [g for g in (-6.0, -4.0, -2.0, -0.5, -0.25, 0.0) if g >= least][:3]
+        return [box.point(log_delta=g, shift=x, sign=sign) for g in near for x in shifts for sign in (1.0, -1.0)]
 
-    return _attack(f"{name}_keys_{keys.replace('-', '_')}", f"{name}, coded keys {keys}", box, evaluate, starts, 80)
+    symbols = f"{name}, coded keys {keys}{suffix}"
+    variant = f"{name}_keys_{keys.replace('-', '_')}{'_coupled' if suffix else ''}"
+    return _attack(variant, symbols, box, evaluate, starts, 80)
 
 
 def _values(name: str, policy: Policy, values: str) -> Attack:
@@ -240,6 +249,7 @@ def attacks() -> list[Attack]:
     lossy = [name for name in VALUE_FORMATS if name != "dense"]
     return [
         *(_tilted("naive", Naive(), keys) for keys in ("int8", "int8-paper")),
+        _tilted("naive", Naive(), "int8", COUPLED, ", Delta above 0.3"),
         _tilted("paper", ONE_BLOCK, "int8-paper"),
         _tilted("budget", GENEROUS, "int8"),
         *(_values("naive", Naive(), values) for values in lossy),
