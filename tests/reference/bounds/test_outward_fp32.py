@@ -21,6 +21,10 @@ every = st.floats(0.0, float(np.finfo(F32).max), width=32)
 U = Fraction(1, 2**24)
 
 
+def f32(numbers: object) -> np.ndarray:
+    return np.array(numbers, dtype=F32)
+
+
 def psi(x: float) -> arb:
     return (arb(x).expm1() - arb(x)) / (arb(x) * arb(x)) if x else arb(0.5)
 
@@ -43,7 +47,7 @@ def test_functions_from_above(
 ) -> None:
     """On both sides of every switch, and everywhere between, in steps of 0.1 %: result >= exact, <= 1.01 exact."""
     x = np.geomspace(low, high, 4000).astype(F32)
-    x = np.concatenate([x, all_below_one_octave(0.0999, 800), np.nextafter(theorem.PSI_SWITCH, F32([0, 1]))])
+    x = np.concatenate([x, all_below_one_octave(0.0999, 800), np.nextafter(theorem.PSI_SWITCH, f32([0, 1]))])
     with working_precision(256):
         for argument, result in zip(x.tolist(), function(x).tolist(), strict=True):
             value = exact(argument)
@@ -52,11 +56,11 @@ def test_functions_from_above(
 
 
 def test_functions_at_the_ends() -> None:
-    assert theorem.psi_ub(F32([0.0]))[0] >= 0.5
-    assert theorem.psi_ub(F32([np.inf, 200.0])).tolist() == [np.inf, np.inf]
-    assert np.isnan(theorem.psi_ub(F32([np.nan]))).all()
-    assert theorem.expm1_ub(F32([np.inf])).tolist() == [np.inf]
-    assert theorem.exp_minus_lb(F32([0.0, 80.0, np.inf])).tolist()[1:] == [0.0, 0.0]
+    assert theorem.psi_ub(f32([0.0]))[0] >= 0.5
+    assert theorem.psi_ub(f32([np.inf, 200.0])).tolist() == [np.inf, np.inf]
+    assert np.isnan(theorem.psi_ub(f32([np.nan]))).all()
+    assert theorem.expm1_ub(f32([np.inf])).tolist() == [np.inf]
+    assert theorem.exp_minus_lb(f32([0.0, 80.0, np.inf])).tolist()[1:] == [0.0, 0.0]
     tiny = np.array([1e-45, 1e-40, 2.0**-126, 1e-30], dtype=F32)
     # e^x - 1 <= x + x^2 for x <= 1
     assert all(
@@ -101,7 +105,7 @@ def test_beta_perp(size: int, seed: int, shape: str) -> None:
         q2 = F32(0.0)
         for b in order:
             q2 = F32(q2 + F32(b * b))
-        result = Fraction(float(theorem.beta_perp_ub(q2, beta.max(), size)))
+        result = Fraction(float(theorem.beta_perp_ub(f32(q2), beta.max(), size)))
         assert result**2 >= rest
         # at most sqrt(rest + (2^-15 + 2^-18) Q) and what was flushed: the guard, the error of q2, 2^-20 twice
         total = sum(b * b for b in exact)
@@ -119,21 +123,21 @@ def test_beta_perp_needs_its_guard(monkeypatch: pytest.MonkeyPatch) -> None:
         q2 = F32(q2 + F32(b * b))
     exact = [Fraction(float(b)) for b in beta]
     rest = sum(b * b for b in exact) - max(exact) ** 2
-    assert Fraction(float(theorem.beta_perp_ub(q2, beta.max(), 254))) ** 2 >= rest
+    assert Fraction(float(theorem.beta_perp_ub(f32(q2), beta.max(), 254))) ** 2 >= rest
     monkeypatch.setattr(theorem, "PERP_GUARD", F32(0.0))
-    assert Fraction(float(theorem.beta_perp_ub(q2, beta.max(), 254))) ** 2 < rest
+    assert Fraction(float(theorem.beta_perp_ub(f32(q2), beta.max(), 254))) ** 2 < rest
 
 
 def test_beta_perp_blocks() -> None:
     for block in (0, 255):
         with pytest.raises(SettingError, match="guard"):
-            theorem.beta_perp_ub(F32(1.0), F32(1.0), block)
-    assert theorem.beta_perp_ub(F32(np.inf), F32(1.0), 4) == np.inf
+            theorem.beta_perp_ub(f32(1.0), f32(1.0), block)
+    assert theorem.beta_perp_ub(f32(np.inf), f32(1.0), 4) == np.inf
 
 
 @given(every, every, every, every, positive, every)
 def test_finish(A: float, G: float, U: float, eps: float, D: float, gamma: float) -> None:
-    result = float(theorem.finish(*(F32([x]) for x in (A, G, U, eps, D, gamma)))[0])
+    result = float(theorem.finish(*(f32([x]) for x in (A, G, U, eps, D, gamma)))[0])
     a, g, u, e, d, c = (Fraction(x) for x in (A, G, U, eps, D, gamma))
     exact = (a + c * g + u + e) / d
     if np.isfinite(result):
@@ -149,10 +153,10 @@ def test_finish_of_the_unknown() -> None:
     one = np.ones(1, dtype=F32)
     for i in range(6):
         arguments = [one] * 6
-        arguments[i] = F32([np.nan])
+        arguments[i] = f32([np.nan])
         assert theorem.finish(*arguments)[0] == np.inf
-    assert theorem.finish(one, one, one, one, F32([2.0**-61]), one)[0] == np.inf
-    assert theorem.finish(one, one, one, one, F32([0.0]), one)[0] == np.inf
+    assert theorem.finish(one, one, one, one, f32([2.0**-61]), one)[0] == np.inf
+    assert theorem.finish(one, one, one, one, f32([0.0]), one)[0] == np.inf
 
 
 def down(x: Fraction) -> Fraction:
@@ -197,20 +201,20 @@ def test_sums_in_binary32(order: str) -> None:
     rng = np.random.default_rng(3)
     terms = np.exp(rng.normal(size=(4, 2048)) * 4).astype(F32)
     terms = np.sort(terms, axis=1) if order != "descending" else -np.sort(-terms, axis=1)
-    gamma = F32([0.7])
+    gamma = f32([0.7])
     sums = []
     for row in terms:
         if order == "pairs":
-            sums.append(F32([row.sum(dtype=F32)]))
+            sums.append(f32([row.sum(dtype=F32)]))
             continue
         total = F32(0.0)
         for x in row[:900]:  # roundings(...) allows fewer than 1,000 on a path
             total = F32(total + x)
-        sums.append(F32([total]))
+        sums.append(f32([total]))
     kept = terms if order == "pairs" else terms[:, :900]
     A, G, U_, D = (sum(Fraction(float(x)) for x in row) for row in kept)
     exact = (A + Fraction(float(gamma[0])) * G + U_) / D
-    result = Fraction(float(theorem.finish(sums[0], sums[1], sums[2], F32([0.0]), sums[3], gamma)[0]))
+    result = Fraction(float(theorem.finish(sums[0], sums[1], sums[2], f32([0.0]), sums[3], gamma)[0]))
     assert exact <= result <= exact * (1 + Fraction(1, 2**11))
 
 
