@@ -132,3 +132,14 @@ def test_a_key_norm_that_no_step_measures_is_unknown(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(type(view), "key_annotations", lambda self: unmeasured)
     monkeypatch.setattr(group_module, "residual_unit", lambda encoded: np.zeros((2, 32)))
     assert np.isinf(Group(plain.q, plain.heads, plain.scale, view).key_norm_ub).all()
+
+
+def test_an_output_beyond_its_type_has_no_bound_and_no_warning() -> None:
+    """Distances from an infinite output are infinite; NumPy's warnings, which pytest makes errors, must not appear."""
+    bfloat16 = np.dtype(ml_dtypes.bfloat16)
+    rng = np.random.default_rng(3)
+    k, v = rng.standard_normal((70, 1, 8)).astype(bfloat16), (1e30 * rng.standard_normal((70, 1, 8))).astype(bfloat16)
+    scene = Scene(rng.standard_normal((2, 8)).astype(np.float16), k, v, 32, "int8", "int4-g32")
+    step = HeadStep(scene, Naive(), None, "float16", (70,), 0).decode()
+    assert np.isinf(step.output).any()
+    assert (step.certificate.bound == np.inf).all()

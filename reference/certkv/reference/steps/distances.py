@@ -108,8 +108,10 @@ def _from_output(used: FloatArray, output: FloatArray) -> FloatArray:
     """
     flat = used.reshape(-1, used.shape[-1])
     v, c = norm_ub(flat), norm_ub(output)[:, None]
-    squared = (flat * flat).sum(axis=-1) - 2.0 * (output @ flat.T) + (output * output).sum(axis=-1)[:, None]
-    lost = 4.0 * gamma(flat.shape[-1] + 4) * (v + c) ** 2
+    with np.errstate(over="ignore", invalid="ignore"):  # an output beyond its type is infinite, and so is the distance
+        squared = (flat * flat).sum(axis=-1) - 2.0 * (output @ flat.T) + (output * output).sum(axis=-1)[:, None]
+        squared = np.where(np.isnan(squared), np.inf, squared)
+        lost = 4.0 * gamma(flat.shape[-1] + 4) * (v + c) ** 2
     # the last term is more than products can lose by being subnormal
     distance = np.sqrt(np.maximum(squared, 0.0) + lost) * outward(2) + SUBNORMAL_PRODUCTS
     return np.asarray(distance.reshape(len(output), *used.shape[:-1]))
