@@ -1,0 +1,140 @@
+"""Attend: one pass over the coded blocks and the resident originals; the kernel is `certkv.fast.kernels.attend`.
+
+With scores x in bits, per split of the tokens:
+
+    m  = fl(fl(max_t x_t) - 14)      P_t = fp16(2^(x_t - m))      l = sum_t P_t      o = sum_t P_t V_hat_t
+
+P is what multiplies the values and what l sums, so that rounding it is an error of the scores and nothing else. The
+kernel updates m block by block; the twin takes the maximum of a split at once.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from certkv.fast.arithmetic import signed_constant
+from certkv.fast.coded import Coded, grouped
+from certkv.fast.resident import FIRST, TAIL, Resident
+from certkv.fast.workspace import BIAS, Workspace
+
+
+def attend(q: torch.Tensor, coded: Coded, resident: Resident, scale: float, out: Workspace) -> None:
+    """Write the executed weights and the state of every split.
+
+    Parameters
+    ----------
+    q : T [batch, Hq, d], finite, contiguous
+        Of the originals' type.
+    coded : Coded
+        ``coded.first`` blocks are taken from ``resident`` instead.
+    resident : Resident
+    scale : float
+        What scores are multiplied with; any sign.
+    out : Workspace
+        ``weights`` and ``reference`` of the blocks, the same of resident tokens, and the ``part_*`` are written.
+
+    Notes
+    -----
+    Shapes and types are the planner's business; nothing here synchronises or, on a GPU, allocates.
+    """
+    if q.is_cuda:
+        from certkv.fast.kernels.attend import launch
+
+        launch(q, coded, resident, scale, out)
+    else:
+        attend_twin(q, coded, resident, scale, out)
+
+
+def attend_twin(q: torch.Tensor, coded: Coded, resident: Resident, scale: float, out: Workspace) -> None:
+    """Twin of the kernel, in binary32; see `attend`."""
+    sign, constant = signed_constant(scale)
+    heads, block = coded.anchor.shape[1], coded.block
+    query = grouped(q.to(torch.float32), heads) * sign
+    parts = {name: grouped(getattr(out, name), heads) for name in ("part_m", "part_l", "part_o")}
+    weights, reference = grouped(out.weights, heads), grouped(out.reference, heads)
+    slots, references = grouped(out.resident_weights, heads), grouped(out.resident_reference, heads)
+    for s, tokens in enumerate(coded.lengths.tolist()):
+        blocks = max(0, tokens // block - coded.first)
+        for split in range(out.splits):
+            first, last = (coded.first + blocks * i // out.splits for i in (split, split + 1))
+            pages = coded.page_table[s, first:last].to(torch.int64)
+            keys, values = decode_keys(coded, pages), decode_values(coded, pages)
+            p, m, state = softmax_tiles(query[s], keys, values, constant)
+            weights[s, :, :, first:last], reference[s, :, :, first:last] = p, m[..., None]
+            store_split(parts, s, split, m, state)
+        slots[s], references[s] = 0.0, -torch.inf
+        pinned, tail = block * coded.first * (tokens >= block), tokens % block
+        keys, values = (
+            torch.cat([x[s, :, FIRST, :pinned], x[s, :, TAIL, :tail]], dim=1).to(torch.float32)[:, None]
+            for x in (resident.keys, resident.values)
+        )
+        p, m, state = softmax_tiles(query[s], keys, values, constant)
+        slots[s, :, :, FIRST, :pinned], slots[s, :, :, TAIL, :tail] = p[:, :, 0, :pinned], p[:, :, 0, pinned:]
+        for slot, count in ((FIRST, pinned), (TAIL, tail)):
+            if count:
+                references[s, :, :, slot] = m
+        store_split(parts, s, out.splits, m, state)
+
+
+def store_split(
+    parts: dict[str, torch.Tensor],
+    s: int,
+    split: int,
+    m: torch.Tensor,
+    state: tuple[torch.Tensor, torch.Tensor],
+    heads: torch.Tensor | None = None,
+) -> None:
+    """Write the state of one sequence and split, for the heads that are given, bool [H, G]; None for all."""
+    for name, new in zip(("part_m", "part_l", "part_o"), (m, *state), strict=True):
+        target = parts[name][s, :, :, split]
+        here = heads if heads is None or new.ndim == 2 else heads[..., None]
+        target.copy_(new if here is None else torch.where(here, new, target))
+
+
+def softmax_tiles(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, constant: float
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """Attend to tiles of tokens: query [H, G, d], keys and values [H, n, T, d], all float32.
+
+    Returns
+    -------
+    p : float16 [H, G, n, T]
+    m : float32 [H, G]
+        -inf for no tokens.
+    l, o : float32 [H, G], [H, G, d]
+    """
+    heads, tiles, tile, head_dim = keys.shape
+    scores = query @ keys.reshape(heads, tiles * tile, head_dim).transpose(1, 2) * constant
+    scores = scores.reshape(heads, query.shape[1], tiles, tile)
+    if tiles * tile == 0:
+        none = query.new_zeros(query.shape[:2])
+        return scores.to(torch.float16), none - torch.inf, (none, query.new_zeros(query.shape))
+    m = scores.amax((-2, -1)) - BIAS
+    p = torch.exp2(scores - m[..., None, None]).to(torch.float16)
+    weights = p.to(torch.float32)
+    tile_sums = weights.transpose(1, 2) @ values  # [H, n, G, d], each from zero
+    return p, m, (weights.sum((-2, -1)), tile_sums.sum(1))
+
+
+def decode_keys(coded: Coded, pages: torch.Tensor) -> torch.Tensor:
+    """``minimum + step code`` of whole pages, float32 [H, n, B, d], rounded once."""
+    pool = coded.pool
+    codes = pool.key_codes[pages].to(torch.float32)
+    step, minimum = (x[pages].to(torch.float32)[:, :, None] for x in (pool.key_step, pool.key_minimum))
+    return (minimum + step * codes).transpose(0, 1)
+
+
+def decode_values(coded: Coded, pages: torch.Tensor) -> torch.Tensor:
+    """As `decode_keys`."""
+    pool, block, group = coded.pool, coded.block, coded.value_group
+    codes = pool.value_codes[pages]
+    if coded.value_bits == 4:
+        codes = torch.cat([codes & 15, (codes >> 4)[:, :, : block - codes.shape[2]]], dim=2)
+    step, minimum = (x[pages].to(torch.float32) for x in (pool.value_step, pool.value_minimum))
+    if group:
+        channels = torch.arange(codes.shape[-1], device=codes.device) // group
+        step, minimum = step[..., channels], minimum[..., channels]
+    else:
+        step, minimum = step[:, :, None], minimum[:, :, None]
+    # a step has 11 significant bits and a code 8: the product is exact
+    return (minimum + step * codes.to(torch.float32)).transpose(0, 1)

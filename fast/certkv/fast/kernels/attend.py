@@ -1,0 +1,207 @@
+"""Attend: one pass over the coded blocks and the resident originals, split over tokens.
+
+With step s, minimum z, codes k and v of a block, and scores x in bits::
+
+    x_t = c ( sum_c (q_c s_c) (k_tc - 128) + sum_c q_c (z_c + 128 s_c) )        c = |scale| log2 e
+    m'  = max(m, max_t x_t - 14)      P_t = fp16(2^(x_t - m'))      a = 2^(m - m')
+    l   = l a + sum_t P_t
+    o_c = o_c a + s_c sum_t P_t (v_tc - h) + (z_c + h s_c) sum_t P_t            h = 8 or 128
+
+Metadata never touch a code: the query is scaled once per block, as the exact sum of two binary16 numbers in columns
+side by side, and values are scaled after their dot product, which starts from zero in every block. Codes are centred,
+so that what is rounded is small. A program is one warp: it shares nothing, and waits for nobody. Formats with a step
+per token and group are decoded to two binary16 (three bfloat16) parts instead; right, and slower.
+
+Powers of two: the largest number of a query is brought to [32, 64), if it was smaller or is bfloat16. Its products with
+binary16 steps, at most 514, are then below 65504; those of a larger query may be infinite, and its output NaN. In
+bfloat16 the scaled query of every block is brought below 2^15. The twin is `certkv.fast.attend.attend_twin`.
+"""
+# ruff: noqa: E741, RUF005 (l is the softmax state's name; Triton adds tuples and branches on constants)
+# mypy: disable-error-code="assignment"
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from certkv.fast.arithmetic import signed_constant
+from certkv.fast.coded import Coded
+from certkv.fast.kernels.coded_block import coded_block
+from certkv.fast.kernels.pass_state import exact_block, load_query, store_state
+from certkv.fast.kernels.shape import Shape, bits
+from certkv.fast.resident import Resident
+from certkv.fast.workspace import BIAS, Workspace
+
+REGISTERS: int | None = None
+"""Limit per thread where a program is one warp."""
+
+
+@triton.jit(do_not_specialize=["splits", "max_blocks"])
+def attend_kernel(
+    q,
+    sign,
+    c2,
+    key_codes,
+    key_step,
+    key_minimum,
+    value_codes_,
+    value_step,
+    value_minimum,
+    page_table,
+    lengths,
+    resident_keys,
+    resident_values,
+    weights,
+    reference,
+    resident_weights,
+    resident_reference,
+    part_m,
+    part_l,
+    part_o,
+    splits,
+    max_blocks,
+    H: tl.constexpr,
+    G: tl.constexpr,
+    GP: tl.constexpr,
+    D: tl.constexpr,
+    VC: tl.constexpr,
+    B: tl.constexpr,
+    RP: tl.constexpr,
+    PINNED: tl.constexpr,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    BFLOAT: tl.constexpr,
+    BIAS: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):
+    """One KV head of one sequence (``program_id(0)``) and one split (``program_id(1)``); split 0 here is the residents.
+
+    It is the last one of the workspace, and starts first because it is the longest.
+    """
+    R: tl.constexpr = (B + 1) // 2
+    BP: tl.constexpr = 2 * RP
+    row = tl.program_id(0).to(tl.int64)
+    split = tl.program_id(1)
+    sequence = row // H
+    tokens = tl.load(lengths + sequence)
+    blocks = tokens // B
+    g = tl.arange(0, GP)
+    i = tl.arange(0, BP)
+    query, c = load_query(q, row * (G * D), sign, c2, G, GP, D, BFLOAT)
+    m = tl.full([GP], float("-inf"), tl.float32)
+    l = tl.zeros([GP], tl.float32)
+    o = ()
+    for _v in tl.static_range((D + VC - 1) // VC):
+        o = o + (tl.zeros([VC, GP], tl.float32),)
+    if split == 0:
+        for slot in range(0, 2):
+            count = tl.where(slot == 0, tl.where(blocks > 0, B * PINNED, 0), tokens % B)
+            at = (row * G + g) * 2 + slot
+            p = tl.zeros([BP, GP], tl.float16)
+            ref = tl.full([GP], float("-inf"), tl.float32)
+            if count > 0:
+                start = (row * 2 + slot) * (B * D)
+                p, m, l, o = exact_block(
+                    resident_keys,
+                    resident_values,
+                    start,
+                    count,
+                    query,
+                    c,
+                    m,
+                    l,
+                    o,
+                    G,
+                    GP,
+                    D,
+                    VC,
+                    B,
+                    RP,
+                    BFLOAT,
+                    BIAS,
+                    INTERPRET,
+                )
+                ref = m
+            tl.store(resident_weights + at[None, :] * B + i[:, None], p, mask=(g < G)[None, :] & (i < B)[:, None])
+            tl.store(resident_reference + at, ref, mask=g < G)
+    else:
+        coded = tl.maximum(blocks - PINNED, 0)
+        first = PINNED + ((split - 1) * coded.to(tl.int64) // splits).to(tl.int32)
+        last = PINNED + (split * coded.to(tl.int64) // splits).to(tl.int32)
+        token = (i // RP) * R + i % RP
+        there = (i % RP < R) & (token < B)
+        for block in range(first, last):
+            page = tl.load(page_table + sequence * max_blocks + block).to(tl.int64)
+            p, m, l, o = coded_block(
+                key_codes,
+                key_step,
+                key_minimum,
+                value_codes_,
+                value_step,
+                value_minimum,
+                page * H + row % H,
+                query,
+                c,
+                m,
+                l,
+                o,
+                G,
+                GP,
+                D,
+                VC,
+                B,
+                RP,
+                BITS,
+                GROUP,
+                BFLOAT,
+                BIAS,
+                INTERPRET,
+            )
+            at = (row * G + g) * max_blocks + block
+            stored = (g < G)[None, :] & there[:, None]
+            tl.store(weights + at[None, :] * B + token[:, None], p, mask=stored)
+            tl.store(reference + at, m, mask=g < G)
+    where = tl.where(split == 0, splits, split - 1)
+    store_state(part_m, part_l, part_o, row, where, splits + 1, g < G, m, l, o, G, GP, D, VC)
+
+
+def launch(q: torch.Tensor, coded: Coded, resident: Resident, scale: float, out: Workspace) -> None:
+    """Launch the kernel; see `certkv.fast.attend.attend`."""
+    pool, shape = coded.pool, Shape.of(q, coded)
+    bfloat16 = pool.key_step.dtype == torch.bfloat16
+    attend_kernel[(q.shape[0] * shape.kv_heads, out.splits + 1)](
+        bits(q),
+        *signed_constant(scale),
+        pool.key_codes.view(torch.int32),
+        bits(pool.key_step),
+        bits(pool.key_minimum),
+        pool.value_codes.view(torch.int32),
+        bits(pool.value_step),
+        bits(pool.value_minimum),
+        coded.page_table,
+        coded.lengths,
+        bits(resident.keys),
+        bits(resident.values),
+        out.weights,
+        out.reference,
+        out.resident_weights,
+        out.resident_reference,
+        out.part_m,
+        out.part_l,
+        out.part_o,
+        out.splits,
+        coded.page_table.shape[1],
+        **shape.constants(),
+        H=shape.kv_heads,
+        PINNED=coded.first,
+        BITS=coded.value_bits,
+        GROUP=coded.value_group,
+        BFLOAT=bfloat16,
+        BIAS=BIAS,
+        INTERPRET=triton.knobs.runtime.interpret,
+        num_warps=shape.warps,
+        num_stages=1,
+        maxnreg=REGISTERS if shape.warps == 1 else None,
+        enable_fp_fusion=False,
+    )

@@ -1,0 +1,252 @@
+"""One coded block of the pass: scores, weights, weighted values; the formulas stand in `certkv.fast.kernels.attend`."""
+# ruff: noqa: E741, RUF005, SIM108 (l is the softmax state's name; Triton adds tuples and branches on constants)
+# mypy: disable-error-code="assignment"
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from certkv.fast.kernels.operands import (
+    bfloat,
+    channel_order,
+    key_operand,
+    key_order,
+    pair,
+    token_order,
+    value_codes,
+    value_operand,
+    widen,
+)
+from certkv.fast.kernels.pass_state import softmax_block
+
+
+@triton.jit
+def scaled_query(query, step, GP: tl.constexpr, INTERPRET: tl.constexpr):
+    """``q s`` as the sum of two binary16 numbers, side by side; exact unless the second is subnormal."""
+    q = query.to(tl.float16)
+    s = tl.broadcast_to(step[:, None], [64, GP])
+    first = q * s
+    if INTERPRET:  # it has no fused operation
+        second = (q.to(tl.float32) * s.to(tl.float32) - first.to(tl.float32)).to(tl.float16)
+    else:
+        second = tl.fma(q, s, -first)
+    return tl.reshape(tl.join(first, second), [64, 2 * GP])
+
+
+@triton.jit
+def key_scores(
+    words,
+    steps,
+    minima,
+    query,
+    rows,
+    GP: tl.constexpr,
+    D: tl.constexpr,
+    BP: tl.constexpr,
+    FULL: tl.constexpr,
+    BFLOAT: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):
+    """Scores of a block's tokens in units of the scaled query, [BP, GP]; ``rows``: which word rows exist."""
+    KC: tl.constexpr = (D + 63) // 64
+    ch = tl.arange(0, 64)
+    w = tl.arange(0, 16)
+    offset = tl.zeros([64, GP], tl.float32)
+    largest = tl.zeros([GP], tl.float32)
+    products = ()
+    codes = ()
+    for k in tl.static_range(KC):
+        if FULL and 64 * (k + 1) <= D:
+            word = tl.load(words + 16 * k)
+        else:
+            word = tl.load(words + 16 * k, mask=rows & (w + 16 * k < D // 4)[None, :], other=0)
+        codes = codes + (word,)
+    for k in tl.static_range(KC):
+        inside = ch + 64 * k < D
+        stored = tl.load(steps + ch + 64 * k, mask=inside, other=0)
+        s = widen(stored, BFLOAT)
+        z = tl.fma(s, 128.0, widen(tl.load(minima + ch + 64 * k, mask=inside, other=0), BFLOAT))
+        offset += query[k] * z[:, None]
+        if BFLOAT:
+            product = query[k] * s[:, None]
+            largest = tl.maximum(largest, tl.max(tl.abs(product), 0))
+        else:
+            product = scaled_query(query[k], stored, GP, INTERPRET)
+        products = products + (product,)
+    # two short sums: 8 and 8 additions on a path, not 64
+    offset = tl.sum(tl.sum(tl.reshape(offset, [8, 8, GP]), 1), 0)
+    x2 = tl.zeros([BP, 2 * GP], tl.float32)
+    if BFLOAT:
+        exponent = (largest.to(tl.int32, bitcast=True) >> 23) - 127
+        shift = tl.minimum(tl.maximum(14 - exponent, -120), 100)
+        up = ((shift + 127) << 23).to(tl.float32, bitcast=True)
+        down = ((127 - shift) << 23).to(tl.float32, bitcast=True)
+    for k in tl.static_range(KC):
+        if BFLOAT:
+            both = pair(products[k] * up[None, :], False, INTERPRET)
+        else:
+            both = products[k]
+        x2 = tl.dot(key_operand(codes[k], BP, INTERPRET), key_order(both, 2 * GP), x2)
+    x = tl.sum(tl.reshape(x2, [BP, GP, 2]), 2)
+    if BFLOAT:
+        x = x * down[None, :]
+    return x + offset[None, :]
+
+
+@triton.jit
+def grouped_values(x, steps, minima, at, mask, HALF: tl.constexpr, BFLOAT: tl.constexpr):
+    """Decode eight tensors of codes with a step and minimum per token and group; one rounding each."""
+    s0 = widen(tl.load(steps + at[0], mask=mask[0], other=0), BFLOAT)
+    s1 = widen(tl.load(steps + at[1], mask=mask[1], other=0), BFLOAT)
+    z0 = tl.fma(s0, HALF, widen(tl.load(minima + at[0], mask=mask[0], other=0), BFLOAT))
+    z1 = tl.fma(s1, HALF, widen(tl.load(minima + at[1], mask=mask[1], other=0), BFLOAT))
+    decoded = ()
+    for i in tl.static_range(8):
+        code = x[i].to(tl.float32)
+        if i % 2 == 0:
+            v = tl.fma(code, tl.broadcast_to(s0, code.shape), tl.broadcast_to(z0, code.shape))
+        else:
+            v = tl.fma(code, tl.broadcast_to(s1, code.shape), tl.broadcast_to(z1, code.shape))
+        decoded = decoded + (v,)
+    return decoded
+
+
+@triton.jit
+def split_part(x, BFLOAT: tl.constexpr, INTERPRET: tl.constexpr):
+    """Take an operand of 16 bits off eight binary32 tensors; return it and what is left, both eight tensors."""
+    taken = ()
+    left = ()
+    for i in tl.static_range(8):
+        if BFLOAT:
+            part = bfloat(x[i])
+            rest = x[i] - part
+            if not INTERPRET:
+                part = part.to(tl.bfloat16)
+        else:
+            part = x[i].to(tl.float16)
+            rest = x[i] - part.to(tl.float32)
+        taken = taken + (part,)
+        left = left + (rest,)
+    return taken, left
+
+
+@triton.jit
+def coded_block(
+    key_codes,
+    key_step,
+    key_minimum,
+    value_codes_,
+    value_step,
+    value_minimum,
+    place,
+    query,
+    c,
+    m,
+    l,
+    o,
+    G: tl.constexpr,
+    GP: tl.constexpr,
+    D: tl.constexpr,
+    VC: tl.constexpr,
+    B: tl.constexpr,
+    RP: tl.constexpr,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    BFLOAT: tl.constexpr,
+    BIAS: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):
+    """Attend to the coded block of one KV head at ``place = page * H + head``."""
+    R: tl.constexpr = (B + 1) // 2
+    BP: tl.constexpr = 2 * RP
+    FULL: tl.constexpr = BP == B
+    ROWS: tl.constexpr = R if BITS == 4 else B
+    HALF: tl.constexpr = 8.0 if BITS == 4 else 128.0
+    NV: tl.constexpr = (D + VC - 1) // VC
+    i = tl.arange(0, BP)
+    token = (i // RP) * R + i % RP
+    there = (i % RP < R) & (token < B)
+    words = key_codes + place * (B * D // 4) + token[:, None] * (D // 4) + tl.arange(0, 16)[None, :]
+    rhi = tl.arange(0, RP // 4)[:, None, None, None]
+    gg = tl.arange(0, 8)[None, :, None, None]
+    rlo = tl.arange(0, 4)[None, None, :, None]
+    wlo = tl.arange(0, VC // 32)[None, None, None, :]
+    r = rhi * 4 + rlo
+    value_words = value_codes_ + place * (ROWS * D // 4) + r * (D // 4) + gg * (VC // 32) + wlo
+    loaded = ()
+    for v in tl.static_range(NV):
+        inside = (gg * (VC // 32) + wlo + VC // 4 * v < D // 4) & (r < R)
+        if FULL and VC * (v + 1) <= D:
+            first = tl.load(value_words + VC // 4 * v)
+        else:
+            first = tl.load(value_words + VC // 4 * v, mask=inside, other=0)
+        second = first
+        if BITS == 8:
+            if FULL and VC * (v + 1) <= D:
+                second = tl.load(value_words + VC // 4 * v + R * (D // 4))
+            else:
+                second = tl.load(value_words + VC // 4 * v + R * (D // 4), mask=inside & (r + R < B), other=0)
+        loaded = loaded + ((first, second),)
+    x = key_scores(
+        words,
+        key_step + place * D,
+        key_minimum + place * D,
+        query,
+        there[:, None],
+        GP,
+        D,
+        BP,
+        FULL,
+        BFLOAT,
+        INTERPRET,
+    )
+    live = tl.broadcast_to(there[:, None], [BP, GP])
+    p, total, top, alpha = softmax_block(x, m, c, live, not FULL, BIAS)
+    joined = ()
+    for v in tl.static_range(NV):
+        codes = value_codes(loaded[v][0], loaded[v][1], BITS, INTERPRET)
+        if GROUP == 0:
+            both = tl.reshape(tl.broadcast_to(p[:, :, None], [BP, GP, 2]), [BP, 2 * GP])
+            acc2 = tl.dot(value_operand(codes, RP, VC), token_order(both, RP, 2 * GP))
+            acc, _ = tl.split(tl.reshape(acc2, [VC, GP, 2]))
+            cd = tl.arange(0, VC) + VC * v
+            s = widen(tl.load(value_step + place * D + cd, mask=cd < D, other=0), BFLOAT)
+            z = tl.fma(s, HALF, widen(tl.load(value_minimum + place * D + cd, mask=cd < D, other=0), BFLOAT))
+            s, z = channel_order(s, VC), channel_order(z, VC)
+            tile = tl.fma(
+                tl.broadcast_to(z[:, None], [VC, GP]), tl.broadcast_to(total[None, :], [VC, GP]), acc * s[:, None]
+            )
+        else:
+            NG: tl.constexpr = (D + GROUP - 1) // GROUP
+            group = (gg * (VC // 8) + VC * v) // GROUP
+            at = place * (B * NG) + r * NG + group
+            inside = (group < NG) & (r < R)
+            low_high = (at, at + R * NG)
+            decoded = grouped_values(
+                codes, value_step, value_minimum, low_high, (inside, inside & (r + R < B)), HALF, BFLOAT
+            )
+            if BFLOAT:
+                weights = token_order(pair(p.to(tl.float32), True, INTERPRET), RP, 2 * GP)
+                first, rest = split_part(decoded, True, INTERPRET)
+                second, rest = split_part(rest, True, INTERPRET)
+                third, rest = split_part(rest, True, INTERPRET)
+                acc2 = tl.dot(value_operand(third, RP, VC), weights, input_precision="ieee")
+                acc2 = tl.dot(value_operand(second, RP, VC), weights, acc2, input_precision="ieee")
+                acc2 = tl.dot(value_operand(first, RP, VC), weights, acc2, input_precision="ieee")
+                tile = tl.sum(tl.reshape(acc2, [VC, GP, 2]), 2)
+            else:
+                # a decoded value may be a little above 65504, a quarter of it is not
+                quarter = ()
+                for j in tl.static_range(8):
+                    quarter = quarter + (decoded[j] * 0.25,)
+                first, rest = split_part(quarter, False, INTERPRET)
+                second, rest = split_part(rest, False, INTERPRET)
+                both = tl.reshape(tl.broadcast_to(p[:, :, None], [BP, GP, 2]), [BP, 2 * GP])
+                weights = token_order(both, RP, 2 * GP)
+                acc2 = tl.dot(value_operand(second, RP, VC), weights)
+                acc2 = tl.dot(value_operand(first, RP, VC), weights, acc2)
+                acc, _ = tl.split(tl.reshape(acc2, [VC, GP, 2]))
+                tile = acc * 4.0
+        joined = joined + (tl.fma(o[v], tl.broadcast_to(alpha[None, :], [VC, GP]), tile),)
+    return p, top, tl.fma(l, alpha, total), joined

@@ -1,0 +1,137 @@
+"""Rung 3: attention of the originals, for flagged heads only, by the same online softmax as `attend`.
+
+    x_t = c q . k_t      m' = max(m, max_t x_t - 14)      P_t = fp16(2^(x_t - m'))      o = o 2^(m - m') + sum_t P_t V_t
+
+Blocks are read where the originals are, in device memory or through the pointer of pinned host memory; the tail is read
+from its resident slot. A program whose query heads are all unflagged leaves at once; the heads of a group that are not
+flagged are computed along and not stored. The twin is `certkv.fast.exact_head.exact_head_twin`.
+"""
+# ruff: noqa: E741 (l is the softmax state's name)
+# mypy: disable-error-code="assignment"
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from certkv.fast.arithmetic import signed_constant
+from certkv.fast.coded import Coded
+from certkv.fast.kernels.pass_state import exact_block, load_query, store_state
+from certkv.fast.kernels.shape import Shape, bits
+from certkv.fast.resident import Resident
+from certkv.fast.workspace import BIAS, Workspace
+
+
+@triton.jit(do_not_specialize=["splits", "max_blocks"])
+def exact_head_kernel(
+    q,
+    sign,
+    c2,
+    keys,
+    values,
+    lengths,
+    resident_keys,
+    resident_values,
+    flags,
+    part_m,
+    part_l,
+    part_o,
+    splits,
+    max_blocks,
+    H: tl.constexpr,
+    G: tl.constexpr,
+    GP: tl.constexpr,
+    D: tl.constexpr,
+    VC: tl.constexpr,
+    B: tl.constexpr,
+    RP: tl.constexpr,
+    BFLOAT: tl.constexpr,
+    BIAS: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):
+    """One KV head of one sequence (``program_id(0)``) and one split of its blocks; the last split is the tail."""
+    row = tl.program_id(0).to(tl.int64)
+    split = tl.program_id(1)
+    g = tl.arange(0, GP)
+    flagged = tl.load(flags + row * G + g, mask=g < G, other=0).to(tl.int32)
+    if tl.max(flagged, 0) == 0:
+        return
+    tokens = tl.load(lengths + row // H)
+    query, c = load_query(q, row * (G * D), sign, c2, G, GP, D, BFLOAT)
+    m = tl.full([GP], float("-inf"), tl.float32)
+    l = tl.zeros([GP], tl.float32)
+    o = ()
+    for _v in tl.static_range((D + VC - 1) // VC):
+        o = o + (tl.zeros([VC, GP], tl.float32),)  # noqa: RUF005
+    if split == splits:
+        if tokens % B > 0:
+            start = (row * 2 + 1) * (B * D)
+            _, m, l, o = exact_block(
+                resident_keys,
+                resident_values,
+                start,
+                tokens % B,
+                query,
+                c,
+                m,
+                l,
+                o,
+                G,
+                GP,
+                D,
+                VC,
+                B,
+                RP,
+                BFLOAT,
+                BIAS,
+                INTERPRET,
+            )
+    else:
+        blocks = (tokens // B).to(tl.int64)
+        first = (split * blocks // splits).to(tl.int32)
+        last = ((split + 1) * blocks // splits).to(tl.int32)
+        for block in range(first, last):
+            start = (row * max_blocks + block) * (B * D)
+            _, m, l, o = exact_block(
+                keys, values, start, B, query, c, m, l, o, G, GP, D, VC, B, RP, BFLOAT, BIAS, INTERPRET
+            )
+    live = (g < G) & (flagged != 0)
+    store_state(part_m, part_l, part_o, row, split, splits + 1, live, m, l, o, G, GP, D, VC)
+
+
+def launch(
+    q: torch.Tensor,
+    coded: Coded,
+    resident: Resident,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scale: float,
+    out: Workspace,
+) -> None:
+    """Launch the kernel; see `certkv.fast.exact_head.exact_head`."""
+    shape = Shape.of(q, coded)
+    bfloat16 = keys.dtype == torch.bfloat16
+    exact_head_kernel[(q.shape[0] * shape.kv_heads, out.splits + 1)](
+        bits(q),
+        *signed_constant(scale),
+        bits(keys),
+        bits(values),
+        coded.lengths,
+        bits(resident.keys),
+        bits(resident.values),
+        out.flags,
+        out.part_m,
+        out.part_l,
+        out.part_o,
+        out.splits,
+        keys.shape[2],
+        **shape.constants(),
+        H=shape.kv_heads,
+        BFLOAT=bfloat16,
+        BIAS=BIAS,
+        INTERPRET=triton.knobs.runtime.interpret,
+        num_warps=4,
+        num_stages=1,
+        enable_fp_fusion=False,
+    )

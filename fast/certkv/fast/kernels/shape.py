@@ -1,0 +1,77 @@
+"""Sizes that kernels are compiled for; none of them is a length."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+
+from certkv.fast.coded import Coded
+
+
+def bits(x: torch.Tensor) -> torch.Tensor:
+    """Pass bfloat16 as int16 bit patterns: the interpreter has no arithmetic of it."""
+    return x.view(torch.int16) if x.dtype == torch.bfloat16 else x
+
+
+def _parts(coded: Coded) -> int:
+    """Operands that a value is split into."""
+    if not coded.value_group:
+        return 1
+    return 3 if coded.pool.value_step.dtype == torch.bfloat16 else 2
+
+
+class Shape(NamedTuple):
+    """What a kernel's tiles are.
+
+    Attributes
+    ----------
+    kv_heads, group, head_dim, block : int
+    columns : int
+        Query heads of a tile, GP: a power of two, at least 4.
+    channels : int
+        Channels of a tile of values, VC.
+    rows : int
+        Pairs of tokens of a tile, RP.
+    warps : int
+        One, unless its registers would not hold the tile.
+    """
+
+    kv_heads: int
+    group: int
+    head_dim: int
+    block: int
+    columns: int
+    channels: int
+    rows: int
+    warps: int
+
+    @classmethod
+    def of(cls, q: torch.Tensor, coded: Coded) -> Shape:
+        """Derive from the queries and the pool."""
+        return cls.sized(
+            q.shape[1], coded.pool.key_codes.shape[1], q.shape[2], coded.block, _parts(coded), coded.pool.key_step.dtype
+        )
+
+    @classmethod
+    def sized(cls, q_heads: int, kv_heads: int, head_dim: int, block: int, parts: int, dtype: torch.dtype) -> Shape:
+        """Derive from sizes; ``parts``: operands that a decoded value takes, 1 where codes are operands."""
+        group = q_heads // kv_heads
+        columns = max(4, triton.next_power_of_2(group))
+        tokens = max(16, triton.next_power_of_2(block))
+        # what one warp holds of codes, queries and output; 255 registers are enough for 128 channels and 4 heads
+        load = tokens * triton.next_power_of_2(head_dim) * (columns // 4) * parts
+        warps = 1 if load <= 64 * 128 else 2 if load <= 2 * 64 * 128 and dtype == torch.float16 else 4
+        return cls(kv_heads, group, head_dim, block, columns, 64 if head_dim <= 64 else 128, tokens // 2, warps)
+
+    def constants(self) -> dict[str, int]:
+        """Return the constants that kernels share."""
+        return {
+            "G": self.group,
+            "GP": self.columns,
+            "D": self.head_dim,
+            "VC": self.channels,
+            "B": self.block,
+            "RP": self.rows,
+        }

@@ -1,0 +1,128 @@
+"""What the kernels of a step hand to each other: planned once, so that a step allocates nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+
+from certkv.fast.errors import SettingError
+
+BIAS = 14
+"""The largest weight of a block is about ``2**BIAS`` when it is rounded: small weights stay in binary16's range."""
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace:
+    """Executed weights, partial and merged softmax states; Hq query heads, S splits of the coded blocks.
+
+    A weight is ``P = fp16(2**(x - reference))``, x the token's score in bits: exactly what multiplied the value codes
+    and went into l. References are in bits, and BIAS below the running maximum of their block. A state ``(m, l, o)``
+    stands for ``sum P 2**(reference - m)`` and the same with values; a state without tokens is ``(-inf, 0, 0)``.
+
+    Attributes
+    ----------
+    weights : float16 [batch, Hq, max_blocks, B]
+        Blocks that a pass does not cover (beyond the length, or pinned) are left as they were.
+    reference : float32 [batch, Hq, max_blocks]
+    resident_weights : float16 [batch, Hq, 2, B]
+        0 for tokens that are not there.
+    resident_reference : float32 [batch, Hq, 2]
+        -inf for a slot without tokens.
+    part_m, part_l : float32 [batch, Hq, S + 1]
+        The last split is the resident tokens.
+    part_o : float32 [batch, Hq, S + 1, d]
+    m, l : float32 [batch, Hq]
+        Of all tokens.
+    o : float32 [batch, Hq, d]
+        Unnormalised.
+    output : float32 [batch, Hq, d]
+        ``o / l``.
+    lse : float32 [batch, Hq]
+        Natural logarithm of the sum of ``exp(score)``.
+    levels : uint8 [batch, Hq, max_blocks]
+        Bit 0: keys are original; bit 1: values are.
+    flags : uint8 [batch, Hq]
+        Heads to be computed from their originals.
+    """
+
+    weights: torch.Tensor
+    reference: torch.Tensor
+    resident_weights: torch.Tensor
+    resident_reference: torch.Tensor
+    part_m: torch.Tensor
+    part_l: torch.Tensor
+    part_o: torch.Tensor
+    m: torch.Tensor
+    l: torch.Tensor  # noqa: E741 (the softmax state's name)
+    o: torch.Tensor
+    output: torch.Tensor
+    lse: torch.Tensor
+    levels: torch.Tensor
+    flags: torch.Tensor
+
+    @property
+    def splits(self) -> int:
+        """Splits of the coded blocks, S."""
+        return int(self.part_m.shape[-1]) - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(getattr(self, field.name).nbytes for field in fields(self))
+
+
+def plan_workspace(
+    batch: int,
+    q_heads: int,
+    head_dim: int,
+    block: int,
+    max_blocks: int,
+    splits: int,
+    device: torch.device | str = "cpu",
+) -> Workspace:
+    """Allocate; floats are NaN, so that what was not written shows, but for weights, which are 0.
+
+    Raises
+    ------
+    SettingError
+        A size below 1.
+    """
+    sizes = {
+        "batch": batch,
+        "q_heads": q_heads,
+        "head_dim": head_dim,
+        "block": block,
+        "max_blocks": max_blocks,
+        "splits": splits,
+    }
+    wrong = [f"{name} is {size}" for name, size in sizes.items() if size < 1]
+    if wrong:
+        raise SettingError(f"{', '.join(wrong)}; give at least 1")
+    heads = (batch, q_heads)
+
+    def floats(*shape: int) -> torch.Tensor:
+        return torch.full((*heads, *shape), float("nan"), dtype=torch.float32, device=device)
+
+    def weights(slots: int) -> torch.Tensor:
+        return torch.zeros((*heads, slots, block), dtype=torch.float16, device=device)
+
+    def bytes_(*shape: int) -> torch.Tensor:
+        return torch.zeros((*heads, *shape), dtype=torch.uint8, device=device)
+
+    return Workspace(
+        weights=weights(max_blocks),
+        reference=floats(max_blocks),
+        resident_weights=weights(2),
+        resident_reference=floats(2),
+        part_m=floats(splits + 1),
+        part_l=floats(splits + 1),
+        part_o=floats(splits + 1, head_dim),
+        m=floats(),
+        l=floats(),
+        o=floats(head_dim),
+        output=floats(head_dim),
+        lse=floats(),
+        levels=bytes_(max_blocks),
+        flags=bytes_(),
+    )
