@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -10,23 +11,26 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from certkv.proofs.campaign import command, contract
 from certkv.proofs.campaign.generators import GENERATORS
-from certkv.proofs.campaign.plan import Job, planned_jobs, scaled
+from certkv.proofs.campaign.plan import SIZES, Job, planned_jobs, scaled
 from certkv.proofs.campaign.run import run_job
 from certkv.proofs.campaign.settle import settle
 from certkv.reference import Budget, Cache, Naive, Step, decode
+from certkv.reference.annotations import log_codes
 from certkv.reference.annotations import values as value_annotations
-from certkv.reference.bounds import arithmetic, hull
+from certkv.reference.bounds import arithmetic, hull, spectral
+from certkv.reference.bounds.weighted_sums import first_order, sums
 from certkv.reference.exact import Enclosure, ExactFloat64, float64
 from certkv.reference.ladder import Action, Observation
 from certkv.reference.numbers import BFLOAT16, round_nearest
 from certkv.reference.numbers.types import AnyArray, FloatArray
-from certkv.reference.steps import budget, certify, originals
+from certkv.reference.steps import budget, certify, coded_terms, distances, originals
 from certkv.reference.steps.group import Group
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -34,7 +38,8 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 def test_a_hundredth_is_sound(tmp_path: Path) -> None:
     out = tmp_path / "campaign.json"
-    options = ["--fraction", "0.01", "--jobs", "1", "--json", str(out)]
+    table = tmp_path / "campaign.csv"
+    options = ["--fraction", "0.01", "--jobs", "1", "--json", str(out), "--csv", str(table)]
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "certkv.proofs.campaign", *options],
         capture_output=True,
@@ -51,12 +56,19 @@ def test_a_hundredth_is_sound(tmp_path: Path) -> None:
     assert not whole["contract_breaks"]
     assert not whole["warnings"]
     assert not whole["undecided"]
-    assert [r["needed"] for r in result["requirements"]] == [10_000, 1_000, 10, 100]
+    assert [r["needed"] for r in result["requirements"]] == [44_400, 4_400, 20, 400]
     assert all(r["counted"] >= r["needed"] for r in result["requirements"])
     # adversaries that come nowhere near the bound could not find a hole in it
     attained = {name: tally["error_over_bound"]["quantized"]["max"] for name, tally in result["generators"].items()}
-    for name in ("half_steps", "mass_flip", "value_residuals", "one_token_blocks", "sign_groups"):
+    for name in ("half_steps", "mass_flip", "value_residuals", "one_token_blocks", "sign_groups", "rank_one"):
         assert attained[name] > 0.9, name
+    # the table by generator and size says the same, and both kinds of promotion occur on their own
+    rows = list(csv.DictReader(table.open()))
+    assert sum(int(row["head_steps"]) for row in rows) == whole["head_steps"]
+    assert sum(size["head_steps"] for size in result["sizes"].values()) == whole["head_steps"]
+    assert {(row["generator"], row["size"]) for row in rows} >= {(name, "small") for name in GENERATORS}
+    assert all(count > 0 for count in whole["promoted"].values())
+    assert sum(whole["promoted"].values()) == whole["head_steps"]
 
 
 def halved_score_error(patch: pytest.MonkeyPatch) -> None:
@@ -106,6 +118,58 @@ def underflow_for_free(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(arithmetic, "LOST_TO_UNDERFLOW", 0.0)
 
 
+def small_norm_of_score_errors(patch: pytest.MonkeyPatch) -> None:
+    original = Group._score_errors
+
+    def errors(*a: Any) -> tuple[FloatArray, FloatArray]:
+        delta, norm = original(*a)
+        return delta, 0.9 * norm
+
+    patch.setattr(Group, "_score_errors", errors)
+
+
+def curvature_at_zero(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(spectral, "psi_ub", lambda x: np.full_like(x, 0.5))
+
+
+def heaviest_token_where_it_was_stored(patch: pytest.MonkeyPatch) -> None:
+    """Distances from the output of *decoded* values, in both forms that use them."""
+    one, every = distances.token_radius, distances.token_radii
+
+    def radius(group: Group, values: AnyArray, token: AnyArray, output: FloatArray) -> FloatArray:
+        residual = group.coded_value_notes.token_residuals_ub()[np.arange(token.shape[-1]), token]
+        return np.asarray(np.maximum(one(group, values, token, output) - np.where(values, 0.0, residual), 0.0))
+
+    def radii(group: Group, values: AnyArray, output: FloatArray) -> FloatArray:
+        residual = group.coded_value_notes.token_residuals_ub()
+        return np.asarray(np.maximum(every(group, values, output) - np.where(values[..., None], 0.0, residual), 0.0))
+
+    patch.setattr(coded_terms, "token_radius", radius)
+    patch.setattr(coded_terms, "token_radii", radii)
+
+
+def last_log_code_is_zero(patch: pytest.MonkeyPatch) -> None:
+    original = log_codes.decode
+    patch.setattr(log_codes, "decode", lambda codes, maximum: np.where(codes == 255, 0.0, original(codes, maximum)))
+
+
+def small_norm_of_value_residuals(patch: pytest.MonkeyPatch) -> None:
+    original = spectral.value_terms
+    patch.setattr(spectral, "value_terms", lambda shares, sizes, norm: original(shares, sizes, 0.9 * norm))
+
+
+def weight_not_divided_by_mass(patch: pytest.MonkeyPatch) -> None:
+    def weight(shares: FloatArray, mass: FloatArray, errors: spectral.ScoreKnowledge) -> FloatArray:
+        moved = first_order(sums(shares), errors.delta, errors.operator)
+        return np.asarray(mass * arithmetic.exp_minus_lb(np.fmin(moved, errors.delta)))
+
+    patch.setattr(spectral, "weight_lb", weight)
+
+
+def output_at_the_anchor(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(coded_terms, "from_anchor", lambda group, output: np.zeros(len(output)))
+
+
 @pytest.mark.parametrize(
     ("plant", "generator", "cases"),
     [
@@ -118,6 +182,13 @@ def underflow_for_free(patch: pytest.MonkeyPatch) -> None:
         (radius_about_the_anchor_only, "mass_flip", 5),
         (final_rounding_forgotten, "needles", 3),
         (underflow_for_free, "underflowing_products:enclosed", 11),
+        (small_norm_of_score_errors, "rank_one", 3),
+        (curvature_at_zero, "rank_one", 3),
+        (heaviest_token_where_it_was_stored, "peaked_blocks", 10),
+        (last_log_code_is_zero, "log_range", 5),
+        (small_norm_of_value_residuals, "aligned_values", 3),
+        (weight_not_divided_by_mass, "mass_flip", 5),
+        (output_at_the_anchor, "peaked_blocks", 5),
     ],
 )
 def test_a_bound_that_is_too_small_is_found(
@@ -146,7 +217,7 @@ def test_a_budget_that_is_not_enforced_is_found(monkeypatch: pytest.MonkeyPatch)
         return np.array([Action.ACCEPT for _ in bound], dtype=object)
 
     monkeypatch.setattr(budget, "decide", accept)
-    tallies = [run_job(Job("gaussian", "small", index), 0) for index in range(3)]
+    tallies = [run_job(Job("gaussian", "small", index), 0) for index in range(10)]
     assert any("bound > tolerance below rung 3" in line for tally in tallies for line in tally.breaks)
 
 
@@ -245,11 +316,17 @@ def test_settle_decides_what_agrees_to_many_digits() -> None:
 def test_plan_scales_and_covers() -> None:
     assert scaled([10, 10, 10], 0.1) == [2, 1, 1]  # the first case is always taken
     assert sum(scaled([10] * 30, 0.01)) == 4
+    assert scaled([10, 3], 2.5) == [25, 8]
     assert scaled([3, 4], 1.0) == [3, 4]
     full, hundredth = (planned_jobs(GENERATORS, fraction) for fraction in (1.0, 0.01))
     assert set(hundredth) <= set(full)
-    assert {job.size for job in hundredth} == {"small", "enclosed", "medium", "large"}
+    assert {job.size for job in hundredth} == {"small", "enclosed", "medium", "wide", "large"}
     assert {job.generator for job in hundredth} == set(GENERATORS)
+    # a larger campaign begins with the full one and goes on counting
+    larger = planned_jobs(GENERATORS, 2.5)
+    assert larger[: len(full)] == full
+    assert len(set(larger)) == len(larger)
+    assert len(larger) == pytest.approx(2.5 * len(full), abs=len(SIZES) * len(GENERATORS))
     assert len(full) == sum(sum(generator.cases.values()) for generator in GENERATORS.values())
 
 
@@ -262,9 +339,26 @@ def test_processes_change_nothing(tmp_path: Path) -> None:
     assert results[0] == results[1]
 
 
+def test_a_campaign_that_is_stopped_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    assert command.main(["--fraction", "0.001", "--jobs", "1", "--minutes", "1e-9", "--json", str(out)]) == 1
+    printed = capsys.readouterr().out
+    assert "left out: time was up" in printed
+    assert "MISSED" in printed
+    assert json.loads(out.read_text())["left_out"] > 0
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [["--fraction", "0"], ["--fraction", "nan"], ["--jobs", "0"], ["--only", "nonsense"], ["--index", "3"]],
+    [
+        ["--fraction", "0"],
+        ["--fraction", "nan"],
+        ["--fraction", "1e9"],
+        ["--minutes", "0"],
+        ["--jobs", "0"],
+        ["--only", "nonsense"],
+        ["--index", "3"],
+    ],
 )
 def test_bad_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

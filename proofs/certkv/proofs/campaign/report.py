@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -34,10 +37,10 @@ class Requirement:
         return self.counted >= self.needed
 
 
-def total(tallies: dict[str, Tally]) -> Tally:
-    """Sum over generators."""
+def total(tallies: Iterable[Tally]) -> Tally:
+    """Sum of tallies."""
     whole = Tally()
-    for tally in tallies.values():
+    for tally in tallies:
         whole.merge(tally)
     return whole
 
@@ -45,10 +48,10 @@ def total(tallies: dict[str, Tally]) -> Tally:
 def requirements(whole: Tally, fraction: float) -> list[Requirement]:
     """Return the numbers to reach, scaled by the fraction."""
     needs = (
-        ("head-steps", whole.head_steps, 1_000_000),
-        ("with N >= 1,024 and d >= 64", whole.long_steps, 100_000),
-        ("with N >= 16,384", whole.very_long_steps, 1_000),
-        ("judged by enclosures", whole.enclosed, 10_000),
+        ("head-steps", whole.head_steps, 4_440_000),
+        ("with N >= 1,024 and d >= 64", whole.long_steps, 440_000),
+        ("with N >= 16,384", whole.very_long_steps, 2_000),
+        ("judged by enclosures", whole.enclosed, 40_000),
     )
     return [Requirement(what, counted, math.ceil(needed * fraction)) for what, counted, needed in needs]
 
@@ -60,7 +63,7 @@ def show(console: Console, tallies: dict[str, Tally], seconds: float) -> None:
     ratios = ("max", "mean", "round.", "cast")
     for i, column in enumerate((*columns, *ratios, "rungs 0 1 2 3 4")):
         table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
-    whole = total(tallies)
+    whole = total(tallies.values())
     for name, tally in tallies.items():
         table.add_row(*row(name, tally))
     table.add_section()
@@ -78,6 +81,57 @@ def show(console: Console, tallies: dict[str, Tally], seconds: float) -> None:
         if len(lines) > LINES:
             console.print(f"... and {len(lines) - LINES} more of these")
     console.print(f"{seconds:.0f} s")
+
+
+def show_sizes(console: Console, sizes: dict[str, Tally]) -> None:
+    """Print the table of head-steps by size of cases."""
+    table = Table(title="By size of cases")
+    columns = (
+        "size",
+        "cases",
+        "head-steps",
+        "N",
+        "N >= 1,024, d >= 64",
+        "encl.",
+        "viol.",
+        "max",
+        "keys / values / both",
+    )
+    for i, column in enumerate((*columns, "CPU s", "per CPU s")):
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    for name, tally in sizes.items():
+        table.add_row(
+            name,
+            f"{tally.cases:,}",
+            f"{tally.head_steps:,}",
+            f"{tally.least_tokens:,}-{tally.most_tokens:,}" if tally.head_steps else "-",
+            f"{tally.long_steps:,}",
+            f"{tally.enclosed:,}",
+            str(len(tally.violations)),
+            number(tally.ratios["quantized"].largest),
+            " / ".join(f"{count:,}" for count in tally.promoted[1:]),
+            f"{tally.seconds:,.0f}",
+            f"{tally.head_steps / tally.seconds:,.0f}" if tally.seconds else "-",
+        )
+    console.print(table)
+
+
+def write_csv(path: Path, parts: Mapping[tuple[str, str], Tally]) -> None:
+    """Write one line per generator and size."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        names = ("cases", "head_steps", "long_steps", "very_long_steps", "enclosed", "infinite")
+        lists = ("violations", "breaks", "warnings", "undecided")
+        ratios = [f"{what}_{kind}" for kind in KINDS for what in ("max", "mean")]
+        rungs = [f"rung_{i}" for i in range(5)]
+        promoted = ("promoted_none", "promoted_keys", "promoted_values", "promoted_both")
+        writer.writerow(["generator", "size", *names, *lists, *ratios, *rungs, *promoted, "cpu_seconds"])
+        for (generator, size), tally in parts.items():
+            counts = [getattr(tally, name) for name in names]
+            found = [len(getattr(tally, name)) for name in lists]
+            numbers = [f"{x:.6g}" for kind in KINDS for x in (tally.ratios[kind].largest, tally.ratios[kind].mean)]
+            rest = [*tally.rungs, *tally.promoted, f"{tally.seconds:.3f}"]
+            writer.writerow([generator, size, *counts, *found, *numbers, *rest])
 
 
 def row(name: str, tally: Tally) -> list[str]:
@@ -121,6 +175,7 @@ def ratio_json(ratio: Ratio) -> dict[str, Any]:
 def tally_json(tally: Tally) -> dict[str, Any]:
     """One generator for the JSON."""
     return {
+        "cases": tally.cases,
         "head_steps": tally.head_steps,
         "long_head_steps": tally.long_steps,
         "very_long_head_steps": tally.very_long_steps,
@@ -128,6 +183,7 @@ def tally_json(tally: Tally) -> dict[str, Any]:
         "tokens": [tally.least_tokens, tally.most_tokens] if tally.head_steps else None,
         "infinite_bounds": tally.infinite,
         "rungs": tally.rungs,
+        "promoted": dict(zip(("nothing", "keys", "values", "both"), tally.promoted, strict=True)),
         "violations": tally.violations,
         "contract_breaks": tally.breaks,
         "warnings": tally.warnings,

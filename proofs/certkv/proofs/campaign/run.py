@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from dataclasses import dataclass
 
@@ -34,7 +35,8 @@ class Taken:
 
 def run_job(job: Job, seed: int) -> Tally:
     """Run one case; an exception of the reference is a broken contract, not the end of the campaign."""
-    tally = Tally()
+    start = time.process_time()
+    tally = Tally(cases=1)
     rng = job.rng(seed)
     generator, size = GENERATORS[job.generator], SIZES[job.size]
     setting = generator.adjust(rng, draw(rng, size))
@@ -50,6 +52,7 @@ def run_job(job: Job, seed: int) -> Tally:
             q = queries.send(ratios)
         except StopIteration:
             q = None
+    tally.seconds = time.process_time() - start
     return tally
 
 
@@ -201,6 +204,7 @@ class Case:
         for head, verdict in enumerate(verdicts):
             bound = float(c.bound[head])
             tally.rungs[int(c.rung[head])] += 1
+            tally.promoted[int(c.promoted[head, 0] > 0) + 2 * int(c.promoted[head, 1] > 0)] += 1
             tally.enclosed += verdict.judged_by == "enclosure"
             if np.isinf(bound):
                 tally.infinite += 1

@@ -17,7 +17,8 @@ DTYPES = {
     "float64": np.dtype(np.float64),
 }
 LARGEST = {"float16": 65504.0, "bfloat16": (2.0 - 2.0**-7) * 2.0**127, "float32": (2.0 - 2.0**-23) * 2.0**127}
-BLOCKS = (1, 3, 16, 64)
+BLOCKS = {1: 0.03, 2: 0.03, 3: 0.09, 8: 0.1, 16: 0.25, 32: 0.15, 64: 0.25, 100: 0.03, 128: 0.07}
+"""Tokens per block, and how often."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def draw(rng: np.random.Generator, size: Size) -> Setting:
         query_dtype=str(rng.choice(["float16", "bfloat16", "float32"])),
         keys=str(rng.choice(sorted(KEY_FORMATS), p=key_weights())),
         values=str(rng.choice(sorted(VALUE_FORMATS))),
-        block=int(rng.choice(BLOCKS, p=[0.05, 0.15, 0.4, 0.4])),
+        block=int(rng.choice(list(BLOCKS), p=list(BLOCKS.values()))),
         scratch_blocks=int(rng.choice([0, 0, 1, 5, 1000])),
         scale=draw_scale(rng),
         causal=bool(rng.random() < 0.4),

@@ -58,8 +58,14 @@ class Tally:
         escaped from the reference, which no finite input should cause.
     least_tokens, most_tokens : int
         Tokens seen by a query.
+    cases : int
+        Cases that these counts are of.
+    seconds : float
+        Processor time that they took.
     rungs : list of int
         Head-steps per rung, 0 to 4.
+    promoted : list of int
+        Head-steps that promoted nothing, keys only, values only, both.
     ratios : dict
         A `Ratio` for each of `KINDS`.
     """
@@ -75,12 +81,15 @@ class Tally:
     warnings: list[str] = field(default_factory=list)
     least_tokens: int = 2**62
     most_tokens: int = 0
+    cases: int = 0
+    seconds: float = 0.0
+    promoted: list[int] = field(default_factory=lambda: [0] * 4)
     rungs: list[int] = field(default_factory=lambda: [0] * 5)
     ratios: dict[str, Ratio] = field(default_factory=lambda: {kind: Ratio() for kind in KINDS})
 
     def merge(self, other: Tally) -> None:
         """Add another's counts."""
-        for name in ("head_steps", "long_steps", "very_long_steps", "enclosed", "infinite"):
+        for name in ("head_steps", "long_steps", "very_long_steps", "enclosed", "infinite", "cases", "seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.undecided += other.undecided
         self.violations += other.violations
@@ -88,6 +97,7 @@ class Tally:
         self.warnings += other.warnings
         self.least_tokens = min(self.least_tokens, other.least_tokens)
         self.most_tokens = max(self.most_tokens, other.most_tokens)
+        self.promoted = [a + b for a, b in zip(self.promoted, other.promoted, strict=True)]
         self.rungs = [a + b for a, b in zip(self.rungs, other.rungs, strict=True)]
         for kind in KINDS:
             self.ratios[kind].merge(other.ratios[kind])

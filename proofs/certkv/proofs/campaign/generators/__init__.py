@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from certkv.proofs.campaign.generators import attained, climb, degenerate, ordinary, residuals, rounding, values
+from certkv.proofs.campaign.generators import (
+    attained,
+    climb,
+    degenerate,
+    ordinary,
+    residuals,
+    rounding,
+    spectral,
+    values,
+)
 from certkv.proofs.campaign.generators.base import Data, GeneratorOfCases, Rng, unchanged
 from certkv.proofs.campaign.setting import Setting
 
@@ -14,11 +23,13 @@ __all__ = ["GENERATORS", "Data", "GeneratorOfCases"]
 
 Adjust = Callable[[Rng, Setting], Setting]
 
-EVERYWHERE = {"small": 200, "enclosed": 60, "medium": 16, "large": 10}
-NO_LARGE = {"small": 200, "enclosed": 60, "medium": 16}
-ATTACK = {"small": 200, "enclosed": 60, "medium": 12}
+EVERYWHERE = {"small": 200, "enclosed": 60, "medium": 4, "wide": 13, "large": 3}
+NO_LARGE = {"small": 200, "enclosed": 60, "medium": 4, "wide": 13}
+ATTACK = {"small": 200, "enclosed": 60, "medium": 4, "wide": 13}
+QUICK = {**NO_LARGE, "wide": 40}
+DOUBTFUL = {**NO_LARGE, "wide": 3}  # errors so close to their bounds that only enclosures tell, at 10 ms each
 SHORT = {"small": 200, "enclosed": 60}
-ATTACK_LARGE = {**ATTACK, "large": 10}
+ATTACK_LARGE = {**ATTACK, "large": 3}
 CLIMB = {"small": 150, "enclosed": 6}
 
 
@@ -40,16 +51,16 @@ def _all() -> list[GeneratorOfCases]:
         entry(ordinary.outlier_channels, EVERYWHERE),
         entry(ordinary.lognormal_norms, EVERYWHERE),
         entry(ordinary.sinks, EVERYWHERE),
-        entry(ordinary.needles, EVERYWHERE),
+        entry(ordinary.needles, {**EVERYWHERE, "wide": 40}),
         entry(ordinary.local, EVERYWHERE),
-        entry(degenerate.equal_tokens, NO_LARGE),
-        entry(degenerate.ties, NO_LARGE),
-        entry(degenerate.constant_channels, NO_LARGE),
+        entry(degenerate.equal_tokens, DOUBTFUL),
+        entry(degenerate.ties, QUICK),
+        entry(degenerate.constant_channels, DOUBTFUL),
         entry(degenerate.one_token_takes_all, NO_LARGE),
-        entry(degenerate.two_valued, NO_LARGE),
-        entry(degenerate.far_offset, NO_LARGE),
+        entry(degenerate.two_valued, QUICK),
+        entry(degenerate.far_offset, DOUBTFUL),
         entry(degenerate.subnormals, NO_LARGE),
-        entry(degenerate.huge, NO_LARGE),
+        entry(degenerate.huge, DOUBTFUL),
         entry(degenerate.mixed_magnitudes, NO_LARGE),
         entry(degenerate.random_bits, NO_LARGE),
         entry(degenerate.underflow_edge, ATTACK, bfloat16),
@@ -65,6 +76,12 @@ def _all() -> list[GeneratorOfCases]:
         entry(values.one_token_blocks, SHORT, values.single),
         entry(rounding.rounded_scores, SHORT, rounding.few_channels),
         entry(rounding.cancelling_values, ATTACK, rounding.dense),
+        entry(spectral.rank_one, ATTACK_LARGE, spectral.blocks_of_any_size),
+        entry(spectral.aligned_values, ATTACK_LARGE, spectral.lossy_per_channel),
+        entry(spectral.peaked_blocks, ATTACK_LARGE, spectral.lossy_per_channel),
+        entry(spectral.log_range, ATTACK, spectral.per_token_errors),
+        entry(spectral.infinite_annotations, {**SHORT, "medium": 6}, spectral.wide_exponents),
+        entry(spectral.uneven_errors, EVERYWHERE, spectral.lossy),
         entry(climb.hill_climb, CLIMB, climb.small_dimension),
     ]
 
