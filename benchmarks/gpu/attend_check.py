@@ -273,9 +273,7 @@ def main() -> None:
             say(f"  {values} {tokens}; splits: attend+merge (attend)\n    " + "\n    ".join(sweep))
             whole, splits, warps, registers, alone = best
             rows.append((tokens, f"int8/{values}", f"{splits}/{warps}/{registers}", whole, alone, dense, floor, count))
-    say(
-        "tokens    format     splits/warps/registers  attend+merge (attend) us  dense us  ratio  copy of bytes us  MB"
-    )
+    say("tokens    format     splits/warps/registers  attend+merge (attend) us  dense us  ratio  copy of bytes us  MB")
     for tokens, name, how, whole, alone, dense, floor, count in rows:
         say(
             f"{tokens:7d}   {name:9s}  {how:22s}   {whole:8.1f} ({alone:.1f})          {dense:7.1f}  "
