@@ -1,0 +1,134 @@
+"""Finish: what a step returns, from the state of its heads; the last kernel of a step, and its torch twin.
+
+A head's output is that of its last pass, or rung 3's, rounded to its type (the bound has that inside). Where a sequence
+has no output - a query that is not finite, originals that are needed and missing, a monitor that asks for rung 4, a
+number that came out as NaN - the outputs of all its heads are NaN, their bounds ``+inf``, and the status says why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from certkv.fast.certificate import Certificate, Status
+from certkv.fast.choose import EXACT_HEAD, KEYS, REFINE, VALUES, Choice
+from certkv.fast.coded import Coded
+from certkv.fast.totals import Totals
+
+NOWHERE = -1
+"""Position where nothing offends."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a step writes; every tensor is the caller's.
+
+    Attributes
+    ----------
+    output : T or float32 [batch, q_heads, d]
+    lse : float32 [batch, q_heads]
+        Natural logarithm of the sum of exponentiated scores, as executed.
+    certificate : Certificate
+    position : int64 [batch]
+        First offending element of ``q[sequence]``, flattened; -1 where there is none.
+    """
+
+    output: torch.Tensor
+    lse: torch.Tensor
+    certificate: Certificate
+    position: torch.Tensor
+
+
+class Flags(NamedTuple):
+    """Why a sequence may have no output; uint8 [batch]."""
+
+    missing: torch.Tensor
+    dense: torch.Tensor
+
+
+def begin_twin(levels: torch.Tensor, choice: Choice, flags: Flags) -> None:
+    """Forget the last run: nothing is promoted, every head is open, nothing is missing."""
+    levels.zero_()
+    choice.action.fill_(REFINE)
+    flags.missing.zero_()
+    flags.dense.zero_()
+
+
+def finish_twin(
+    q: torch.Tensor,
+    coded: Coded,
+    output: torch.Tensor,
+    lse: torch.Tensor,
+    exact_bound: torch.Tensor,
+    found: Totals,
+    levels: torch.Tensor,
+    selected: torch.Tensor | None,
+    choice: Choice,
+    flags: Flags,
+    block_bytes: int,
+    out: Result,
+) -> None:
+    """Write outputs and certificates; the torch twin of ``kernels.finish``.
+
+    Parameters
+    ----------
+    q : T [batch, Hq, d]
+    coded : Coded
+    output : float32 [batch, Hq, d]
+        Of the head's last pass; of rung 3 where its action is `EXACT_HEAD`.
+    lse : float32 [batch, Hq]
+        Likewise.
+    exact_bound : float32 [batch, Hq]
+        Bound of rung 3, its rounding to the output's type included.
+    found : Totals
+    levels : uint8 [batch, Hq, max_blocks]
+    selected : uint8 [batch, Hq] or None
+        Rungs of policies that promote in their first pass; None where they follow from the levels.
+    choice : Choice
+    flags : Flags
+    block_bytes : int
+        Bytes of one side of a block of one KV head.
+    out : Result
+    """
+    certificate = out.certificate
+    exact_heads = choice.action == EXACT_HEAD
+    bound = torch.where(exact_heads, exact_bound, found.bound)
+    keys, values = ((levels & bit != 0).sum(-1) for bit in (KEYS, VALUES))
+    everything = (coded.lengths // coded.block - coded.first).clamp(min=0)[:, None].expand_as(keys)
+    promoted = torch.where(exact_heads[..., None], everything[..., None], torch.stack([keys, values], -1))
+    rung = torch.where(values > 0, 2, (keys > 0).to(torch.int64)) if selected is None else selected.to(torch.int64)
+    zero = torch.zeros_like(bound)
+    parts = {
+        "bound": torch.where(torch.isnan(bound), torch.inf, bound),
+        "key": torch.where(exact_heads, zero, found.key),
+        "value": torch.where(exact_heads, zero, found.value),
+        "arithmetic": torch.where(exact_heads, bound, found.arithmetic),
+        "tolerance": found.tolerance,
+        "rung": torch.where(exact_heads, 3, rung),
+        "promoted": promoted,
+        "host_bytes": promoted.sum(-1) * block_bytes,
+    }
+    finite = torch.isfinite(q)
+    flat = finite.flatten(1)
+    first = torch.where(flat.all(-1), NOWHERE, flat.to(torch.uint8).argmin(-1))
+    out.position.copy_(first)
+    damaged = torch.isnan(output).any(-1).any(-1)
+    status = torch.full_like(first, int(Status.OK))
+    # the last that holds is the first that the ladder asks for
+    for wrong, code in (
+        (damaged, Status.CHECKSUM),
+        (flags.dense != 0, Status.NEEDS_DENSE),
+        (flags.missing != 0, Status.HOST_MISSING),
+        (first != NOWHERE, Status.NONFINITE_QUERY),
+    ):
+        status = torch.where(wrong, int(code), status)
+    nothing = (status != int(Status.OK))[:, None].expand_as(bound)
+    certificate.status.copy_(status[:, None].expand_as(bound))
+    for name, part in parts.items():
+        blank = torch.inf if part.dtype == torch.float32 else 0
+        here = nothing[..., None] if part.ndim == 3 else nothing
+        getattr(certificate, name).copy_(torch.where(here, blank, part))
+    out.output.copy_(torch.where(nothing[..., None], torch.nan, output))
+    out.lse.copy_(torch.where(nothing, torch.nan, lse))

@@ -1,0 +1,310 @@
+"""Refine: read the originals of chosen blocks, and put states and weights right; formulas in `certkv.fast.refine`.
+
+    P'  =  fp16( 2^(c q.k - r) )            l  +=  f sum (P' - P)
+    o  +=  f sum (P' - P) V_before + f sum P' (V_after - V_before)
+
+`refine_kernel`: KV head ``program_id(0)`` of all sequences', every SPLITS-th entry of its work list; all heads of the
+group at once, so that an original is read once. `settle_kernel`: one head, joins what the programs summed. Originals
+are read through the pointer they have, pinned or not. Everything is binary32, without fusion and without tensor cores:
+there is little to compute and much to wait for.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from certkv.fast.choose import EXACT_HEAD, REFINE, Choice
+from certkv.fast.coded import Coded
+from certkv.fast.host import Originals
+from certkv.fast.kernels.outward_fp32 import known, load16
+from certkv.fast.refine import KEPT, LARGEST, LARGEST_DELTA, SPLITS, Corrections, State, bits_per_score
+
+CHANNELS = 16
+"""Channels of a tile."""
+
+REFINED = tl.constexpr(REFINE)
+GIVEN_UP = tl.constexpr(EXACT_HEAD)
+FAR = tl.constexpr(LARGEST_DELTA)
+LEFT = tl.constexpr(KEPT)
+SIZE = tl.constexpr(LARGEST)
+
+
+@triton.jit
+def coded_values(
+    codes, steps, minima, place, token, channel, mask, R: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
+    GROUP: tl.constexpr, BFLOAT: tl.constexpr,
+):  # fmt: skip
+    """Return ``minimum + step code``, [tokens, channels]; the product is exact, the sum rounds once."""
+    row = tl.where(token >= R, token - R, token)
+    code = tl.load(codes + (place * R + row)[:, None] * D + channel[None, :], mask=mask, other=0).to(tl.int32)
+    if R < B:
+        code = tl.where((token >= R)[:, None], code >> 4, code & 15)
+    if GROUP > 0:
+        at = (place * B + token)[:, None] * ((D + GROUP - 1) // GROUP) + (channel // GROUP)[None, :]
+        at_mask = mask
+    else:
+        at = place * D + channel[None, :]
+        at_mask = (channel < D)[None, :]
+    return load16(minima + at, at_mask, BFLOAT) + load16(steps + at, at_mask, BFLOAT) * code.to(tl.float32)
+
+
+@triton.jit
+def refine_kernel(
+    q,
+    c,
+    keys,
+    values,
+    present,
+    value_codes,
+    value_step,
+    value_minimum,
+    page_table,
+    delta,
+    chosen,
+    work,
+    counts,
+    weights,
+    reference,
+    levels,
+    maxima,
+    missing,
+    change_l,
+    change_o,
+    max_blocks,
+    H: tl.constexpr,
+    G: tl.constexpr,
+    GP: tl.constexpr,
+    B: tl.constexpr,
+    BP: tl.constexpr,
+    R: tl.constexpr,
+    D: tl.constexpr,
+    C: tl.constexpr,
+    GROUP: tl.constexpr,
+    S: tl.constexpr,
+    BFLOAT: tl.constexpr,
+):
+    """Correct what every S-th block of a KV head's list changes."""
+    kv = tl.program_id(0).to(tl.int64)
+    split = tl.program_id(1)
+    count = tl.load(counts + kv)
+    if split >= count:
+        return
+    sequence, head = kv // H, kv % H
+    g = tl.arange(0, GP)
+    row = kv * G + g
+    heads = g < G
+    token = tl.arange(0, BP)
+    there = token < B
+    both = heads[:, None] & there[None, :]
+    channel = tl.arange(0, C)
+    m = tl.load(maxima + row, mask=heads, other=0.0)
+    sum_l = tl.zeros((GP,), tl.float32)
+    sum_o = ()
+    for _ in tl.static_range((D + C - 1) // C):
+        # Triton adds tuples, it does not unpack them
+        sum_o = sum_o + (tl.zeros((GP, C), tl.float32),)  # type: ignore[assignment]  # noqa: RUF005
+    for item in range(split, count, S):
+        block = tl.load(work + kv * max_blocks + item)
+        if tl.load(present + kv * max_blocks + block) == 0:
+            tl.store(missing + sequence, 1)
+        else:
+            at = row * max_blocks + block
+            mine = tl.load(chosen + at, mask=heads, other=0).to(tl.int32)
+            level = tl.load(levels + at, mask=heads, other=0).to(tl.int32)
+            new_keys, new_values = (mine & 1) != 0, ((mine & 2) != 0) & ((level & 2) == 0)
+            was = (level & 2) != 0
+            ref = tl.load(reference + at, mask=heads, other=0.0)
+            start = (kv * max_blocks + block) * (B * D)
+            p = tl.load(weights + at[:, None] * B + token[None, :], mask=both, other=0.0)
+            p_new = p
+            if tl.max(new_keys.to(tl.int32), 0) != 0:
+                x = tl.zeros((GP, BP), tl.float32)
+                for first in range(0, D, C):
+                    inside = first + channel < D
+                    query = load16(
+                        q + row[:, None] * D + first + channel[None, :], heads[:, None] & inside[None, :], BFLOAT
+                    )
+                    key = load16(
+                        keys + start + token[:, None] * D + first + channel[None, :],
+                        there[:, None] & inside[None, :],
+                        BFLOAT,
+                    )
+                    x += tl.sum(query[:, None, :] * key[None, :, :], 2)
+                scored = tl.exp2(x * c - ref[:, None]).to(tl.float16)
+                p_new = tl.where(new_keys[:, None] & there[None, :], scored, p)
+                far = new_keys & ~(tl.load(delta + at, mask=heads, other=0.0) <= FAR)
+                # a sum that is no number sends its head to rung 3
+                sum_l += tl.where(far, float("nan"), 0.0)
+            factor = tl.where(mine != 0, tl.exp2(ref - m), 0.0)
+            dp = p_new.to(tl.float32) - p.to(tl.float32)
+            moved = tl.where(new_values[:, None], p_new.to(tl.float32), 0.0)
+            wanted = tl.max((new_values | (was & new_keys)).to(tl.int32), 0) != 0
+            sum_l += factor * tl.sum(dp, 1)
+            page = tl.load(page_table + sequence * max_blocks + block).to(tl.int64)
+            joined = ()
+            for part in tl.static_range((D + C - 1) // C):
+                here = part * C + channel
+                mask = there[:, None] & (here < D)[None, :]
+                coded = coded_values(
+                    value_codes, value_step, value_minimum, page * H + head, token, here, mask, R, B, D, GROUP, BFLOAT
+                )
+                coded = tl.where(mask, coded, 0.0)
+                exact = load16(values + start + token[:, None] * D + here[None, :], mask & wanted, BFLOAT)
+                before = tl.where(was[:, None, None], exact[None, :, :], coded[None, :, :])
+                change = tl.sum(dp[:, :, None] * before, 1) + tl.sum(moved[:, :, None] * (exact - coded)[None, :, :], 1)
+                joined = joined + (sum_o[part] + factor[:, None] * change,)  # type: ignore[assignment]  # noqa: RUF005
+            sum_o = joined
+            tl.store(weights + at[:, None] * B + token[None, :], p_new, mask=both & (mine != 0)[:, None])
+            tl.store(levels + at, (level | mine).to(tl.uint8), mask=heads & (mine != 0))
+    to = row * S + split
+    tl.store(change_l + to, sum_l, mask=heads)
+    for part in tl.static_range((D + C - 1) // C):
+        here = part * C + channel
+        tl.store(change_o + to[:, None] * D + here[None, :], sum_o[part], mask=heads[:, None] & (here < D)[None, :])
+
+
+@triton.jit
+def settle_kernel(
+    counts,
+    change_l,
+    change_o,
+    action,
+    denominators,
+    firsts,
+    largest,
+    sums,
+    output,
+    lse,
+    partial,
+    entries,
+    INITIAL: tl.constexpr,
+    E: tl.constexpr,
+    G: tl.constexpr,
+    D: tl.constexpr,
+    DP: tl.constexpr,
+    S: tl.constexpr,
+):
+    """Join the corrections of head ``program_id(0)`` of all sequences' heads."""
+    row = tl.program_id(0).to(tl.int64)
+    count = tl.load(counts + row // G)
+    if (tl.load(action + row) != REFINED) | (count == 0):
+        return
+    split = tl.arange(0, S)
+    some = split < count
+    channel = tl.arange(0, DP)
+    live = channel < D
+    l_old = tl.load(denominators + row)
+    if INITIAL:
+        entry = tl.arange(0, E)
+        sizes = tl.load(partial + (row * entries + entry) * 8 + SIZE, mask=entry < entries, other=0.0)
+        tl.store(largest + row, tl.max(known(sizes), 0))
+        tl.store(firsts + row, l_old)
+        l_first = l_old
+    else:
+        l_first = tl.load(firsts + row)
+    l_new = l_old + tl.sum(tl.load(change_l + row * S + split, mask=some, other=0.0), 0)
+    at = change_o + (row * S + split)[:, None] * D + channel[None, :]
+    change = tl.sum(tl.load(at, mask=some[:, None] & live[None, :], other=0.0), 0)
+    o = tl.load(sums + row * D + channel, mask=live, other=0.0) + change
+    finite = tl.min((tl.abs(o) < float("inf")).to(tl.int32), 0) != 0
+    if finite & (l_new >= LEFT * l_first) & (l_new < float("inf")):
+        # exp(score) sums to 2^m l, and m has not changed
+        tl.store(lse + row, tl.load(lse + row) + tl.log(tl.div_rn(l_new, l_old)))
+    else:
+        tl.store(action + row, GIVEN_UP)
+    tl.store(denominators + row, l_new)
+    tl.store(sums + row * D + channel, o, mask=live)
+    tl.store(output + row * D + channel, tl.div_rn(o, l_new + tl.zeros_like(o)), mask=live)
+
+
+@triton.jit
+def keep_largest_kernel(partial, largest, action, entries):
+    """Raise the last entry's largest size, for head ``program_id(0)`` of all sequences' heads."""
+    row = tl.program_id(0).to(tl.int64)
+    if tl.load(action + row) == REFINED:
+        at = partial + (row * entries + entries - 1) * 8 + SIZE
+        tl.store(at, tl.maximum(known(tl.load(at)), tl.load(largest + row)))
+
+
+def launch_keep_largest(partial: torch.Tensor, state: State, action: torch.Tensor) -> None:
+    """Launch; arguments as those of `certkv.fast.refine.keep_largest_twin`."""
+    keep_largest_kernel[(action.numel(),)](partial, state.largest, action, partial.shape[2], num_warps=1)
+
+
+def launch(
+    q: torch.Tensor,
+    scale: float,
+    coded: Coded,
+    originals: Originals,
+    delta: torch.Tensor,
+    choice: Choice,
+    state: State,
+    missing: torch.Tensor,
+    work: Corrections,
+    before: torch.Tensor | None,
+) -> None:
+    """Launch the kernels; arguments as those of `certkv.fast.refine.refine_twin`, contiguous."""
+    pool, (batch, heads, head_dim) = coded.pool, q.shape
+    kv_heads, max_blocks = coded.anchor.shape[1], coded.page_table.shape[1]
+    bfloat = pool.value_step.dtype == torch.bfloat16
+    group = heads // kv_heads
+    refine_kernel[(batch * kv_heads, SPLITS)](
+        q.view(torch.int16),
+        bits_per_score(scale),
+        originals.keys.view(torch.int16),
+        originals.values.view(torch.int16),
+        originals.present,
+        pool.value_codes,
+        pool.value_step.view(torch.int16),
+        pool.value_minimum.view(torch.int16),
+        coded.page_table,
+        delta,
+        choice.chosen,
+        choice.work,
+        choice.counts,
+        state.weights,
+        state.reference,
+        state.levels,
+        state.m,
+        missing,
+        work.l,
+        work.o,
+        max_blocks,
+        H=kv_heads,
+        G=group,
+        GP=triton.next_power_of_2(group),
+        B=coded.block,
+        BP=triton.next_power_of_2(coded.block),
+        R=pool.value_codes.shape[2],
+        D=head_dim,
+        C=CHANNELS,
+        GROUP=coded.value_group,
+        S=SPLITS,
+        BFLOAT=bfloat,
+        num_warps=4,
+        enable_fp_fusion=False,
+    )
+    settle_kernel[(batch * heads,)](
+        choice.counts,
+        work.l,
+        work.o,
+        choice.action,
+        state.l,
+        state.first,
+        state.largest,
+        state.o,
+        state.output,
+        state.lse,
+        state.first if before is None else before,
+        1 if before is None else before.shape[2],
+        INITIAL=before is not None,
+        E=1 if before is None else triton.next_power_of_2(before.shape[2]),
+        G=group,
+        D=head_dim,
+        DP=triton.next_power_of_2(head_dim),
+        S=SPLITS,
+        num_warps=4,
+        enable_fp_fusion=False,
+    )

@@ -1,0 +1,73 @@
+"""The parts of a step, twice: twins in torch, kernels in Triton. A plan takes one set; every part has one signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from certkv.fast import attend, certify, choose, exact_head, exact_terms, finish, merge, refine, resident_terms
+from certkv.fast import score_error as errors
+
+
+class Passes(NamedTuple):
+    """Functions of one implementation; see the modules of the same names."""
+
+    begin: Callable[..., None]
+    score_error: Callable[..., None]
+    attend: Callable[..., None]
+    merge: Callable[..., None]
+    certify: Callable[..., None]
+    resident_terms: Callable[..., None]
+    choose: Callable[..., None]
+    refine: Callable[..., None]
+    keep_largest: Callable[..., None]
+    exact_head: Callable[..., None]
+    exact_terms: Callable[..., None]
+    finish: Callable[..., None]
+
+
+def twins() -> Passes:
+    """Return what runs on a CPU."""
+    return Passes(
+        begin=finish.begin_twin,
+        score_error=errors.score_error,
+        attend=attend.attend_twin,
+        merge=merge.merge_twin,
+        certify=certify.certify,
+        resident_terms=resident_terms.resident_terms,
+        choose=choose.choose,
+        refine=refine.refine_twin,
+        keep_largest=refine.keep_largest_twin,
+        exact_head=exact_head.exact_head_twin,
+        exact_terms=exact_terms.exact_terms_twin,
+        finish=finish.finish_twin,
+    )
+
+
+def kernels() -> Passes:
+    """Return what runs on a GPU, and in Triton's interpreter."""
+    from certkv.fast.kernels import attend, certify, choose, exact_head, exact_terms, finish, merge, refine
+    from certkv.fast.kernels import resident_terms as resident
+    from certkv.fast.kernels import score_error as errors
+
+    return Passes(
+        begin=finish.launch_begin,
+        score_error=errors.score_error,
+        attend=attend.launch,
+        merge=merge.launch,
+        certify=certify.certify,
+        resident_terms=resident.resident_terms,
+        choose=choose.choose,
+        refine=refine.launch,
+        keep_largest=refine.launch_keep_largest,
+        exact_head=exact_head.launch,
+        exact_terms=exact_terms.launch,
+        finish=finish.launch,
+    )
+
+
+def passes_for(device: torch.device) -> Passes:
+    """Return what runs on a device."""
+    return kernels() if device.type == "cuda" else twins()

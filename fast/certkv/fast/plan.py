@@ -1,0 +1,405 @@
+"""Plan a step once, run it often: all memory it needs, every reason why it cannot be run, and the order of its parts.
+
+attend -> merge -> ( certify -> choose -> refine )* -> exact head -> finish
+
+`Budget` goes round as often as it has rounds; `Naive` certifies once. Whatever a part has nothing to do for, it leaves
+alone: the parts are predicated by flags on the device, so that one captured graph serves every step of a shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import NamedTuple
+
+import torch
+
+from certkv.fast import dense
+from certkv.fast.arithmetic import H200, TWIN, Sums, charges, mass_error, original_score
+from certkv.fast.cache import TieredCache
+from certkv.fast.certify import CHUNK, Pass, Terms
+from certkv.fast.charges import Charges, ScoreCharge
+from certkv.fast.checks import Reasons, check_tensor, real_number, type_name, whole_number
+from certkv.fast.choose import EXACT_HEAD, Choice
+from certkv.fast.coded import Coded
+from certkv.fast.errors import DTypeError, InputError, PlanError, SettingError
+from certkv.fast.finish import Flags
+from certkv.fast.formats import VALUE_FORMATS
+from certkv.fast.memory import MemoryTable, Row, measured_peak
+from certkv.fast.outward_fp32 import above, check_roundings
+from certkv.fast.passes import Passes, passes_for
+from certkv.fast.policies import Budget, Naive, PaperPolicy, Policy
+from certkv.fast.refine import Corrections, State, refined
+from certkv.fast.resident_terms import ResidentPass
+from certkv.fast.score_error import ScoreErrors
+from certkv.fast.step import Step
+from certkv.fast.totals import Totals, Unit
+from certkv.fast.workspace import plan_workspace
+
+TWIN_SPLITS = 4
+PROGRAMS_PER_MULTIPROCESSOR = 8
+"""A program is one warp; this many per multiprocessor hide each other's waits."""
+
+LARGEST_SCALE = 2.0**60
+"""Scales between its inverse and it: scores of originals stay in binary32."""
+
+
+class Listed(Reasons):
+    """Reasons as strings."""
+
+    def strings(self) -> list[str]:
+        """Return every reason."""
+        return [str(error) for error in self._errors]
+
+
+class Parts(NamedTuple):
+    """What a plan holds for its runs, beside the workspace; everything is allocated once."""
+
+    errors: ScoreErrors
+    terms: Terms
+    found: Totals
+    choice: Choice
+    corrections: Corrections
+    first: torch.Tensor
+    largest: torch.Tensor
+    resident_mass: torch.Tensor
+    exact_bound: torch.Tensor
+    missing: torch.Tensor
+    dense: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(
+            part.nbytes if isinstance(part, torch.Tensor) else sum(tensor.nbytes for tensor in part) for part in self
+        )
+
+
+class Rounding(NamedTuple):
+    """What rounding costs, in binary32.
+
+    Attributes
+    ----------
+    first, after : Charges
+        Of the first pass, and of a state that refinement may have corrected.
+    exact : ScoreCharge
+        Of a score in rung 3.
+    """
+
+    first: Charges
+    after: Charges
+    exact: ScoreCharge
+
+
+def rounding(cache: TieredCache, splits: int, rounds: int, out_dtype: torch.dtype) -> Rounding:
+    """Evaluate the arithmetic of what runs on the cache's device, for every length up to its capacity."""
+    fmt = VALUE_FORMATS[cache.values]
+    model = H200 if cache.device.type == "cuda" else TWIN
+    sums = Sums(
+        tokens=cache.capacity,
+        head_dim=cache.head_dim,
+        block=cache.block,
+        splits=splits,
+        bits=fmt.bits,
+        group=fmt.group,
+        bfloat16=cache.dtype == torch.bfloat16,
+    )
+    first = charges(model, sums, out_dtype)
+    # what a share's factors err by is more than what the factors of a weight do
+    after = refined(first, block=cache.block, max_blocks=cache.max_blocks, rounds=rounds, chain=mass_error(model, sums))
+    return Rounding(first.rounded(), after.rounded(), rounded(original_score(model, sums)))
+
+
+def rounded(charge: ScoreCharge) -> ScoreCharge:
+    """Return the same in binary32, rounded up."""
+    return ScoreCharge(*(above(getattr(charge, one.name)) for one in fields(charge)))
+
+
+def splits_of(cache: TieredCache) -> int:
+    """Programs per KV head of a sequence: enough to fill a GPU, and no more than there are blocks."""
+    if cache.device.type != "cuda":
+        return min(cache.max_blocks, TWIN_SPLITS)
+    processors = torch.cuda.get_device_properties(cache.device).multi_processor_count
+    wanted = -(-processors * PROGRAMS_PER_MULTIPROCESSOR // (cache.batch * cache.kv_heads))
+    return max(1, min(cache.max_blocks, wanted))
+
+
+class Plan:
+    """A step of one shape, under one policy; make it with `plan`.
+
+    Attributes
+    ----------
+    cache : TieredCache
+        Appends and resets between runs are seen by the next run; captured graphs see them too.
+    q_heads : int
+    policy : Policy
+    scale : float
+    out_dtype : torch.dtype
+    splits : int
+    """
+
+    def __init__(
+        self,
+        cache: TieredCache,
+        q_heads: int,
+        policy: Policy,
+        scale: float,
+        out_dtype: torch.dtype,
+        splits: int | None = None,
+        passes: Passes | None = None,
+    ) -> None:
+        self.passes = passes_for(cache.device) if passes is None else passes
+        self.cache, self.q_heads, self.policy, self.scale, self.out_dtype = cache, q_heads, policy, scale, out_dtype
+        batch, device, max_blocks, head_dim = cache.batch, cache.device, cache.max_blocks, cache.head_dim
+        pinned = 1 if isinstance(policy, Budget) else 0
+        self.coded = Coded(
+            cache.pool, cache.pages.table, cache.lengths, cache.anchor, cache.values, min(pinned, max_blocks)
+        )
+        self.splits = splits_of(cache) if splits is None else splits
+        self.rounding = rounding(cache, self.splits, self.rounds, out_dtype)
+        self.ws = plan_workspace(batch, q_heads, head_dim, cache.block, max_blocks, self.splits, device)
+
+        def heads() -> torch.Tensor:
+            return torch.full((batch, q_heads), torch.nan, dtype=torch.float32, device=device)
+
+        shape = (batch, q_heads, max_blocks)
+        self.parts = Parts(
+            errors=ScoreErrors(*(torch.full(shape, torch.nan, device=device) for _ in range(3))),
+            terms=Terms.empty(batch, q_heads, max_blocks, device),
+            found=Totals.empty(batch, q_heads, device),
+            choice=Choice.empty(batch, q_heads, cache.kv_heads, max_blocks, device),
+            corrections=Corrections.empty(batch, q_heads, head_dim, device),
+            first=heads(),
+            largest=heads(),
+            resident_mass=torch.full((batch, q_heads, 2), torch.nan, device=device),
+            exact_bound=heads(),
+            missing=torch.zeros(batch, dtype=torch.uint8, device=device),
+            dense=torch.zeros(batch, dtype=torch.uint8, device=device),
+        )
+        self._staging: torch.Tensor | None = dense.staging(cache) if isinstance(policy, PaperPolicy) else None
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of promotion; none where the tolerance is 0, which no quantized output meets."""
+        return self.policy.rounds if isinstance(self.policy, Budget) and self.policy.tolerance > 0.0 else 0
+
+    def step(self) -> Step:
+        """Allocate what a run writes."""
+        cache = self.cache
+        return Step.blank(cache.batch, self.q_heads, cache.head_dim, self.out_dtype, cache.device)
+
+    def staging(self) -> torch.Tensor:
+        """Return the buffer of rung 4; policies that are unlikely to need it allocate it on demand."""
+        return dense.staging(self.cache) if self._staging is None else self._staging
+
+    def memory(self) -> MemoryTable:
+        """Return what cache and plan take, to the byte."""
+        held = self.cache.memory()
+        staged = 0 if self._staging is None else self._staging.nbytes
+        rows = (
+            *held.rows,
+            Row("weights and states of a step", "device", self.ws.nbytes + self.parts.nbytes),
+            Row("staging of rung 4", "device", staged),
+        )
+        return MemoryTable(rows, held.tokens, held.dense, measured_peak(self.cache.device))
+
+    @torch.no_grad()
+    def run(self, q: torch.Tensor, out: Step) -> Step:
+        """Run a step. On a GPU it neither allocates nor synchronises, so that it may be captured.
+
+        Parameters
+        ----------
+        q : T [batch, q_heads, head_dim]
+            Contiguous, on the cache's device.
+        out : Step
+            From `step`, or of the same shapes and types; written.
+
+        Returns
+        -------
+        Step
+            ``out``. What its status says is raised by `Step.check`, and rung 4 is `Step.resolve`.
+
+        Raises
+        ------
+        ShapeError, DTypeError, InputError
+            ``q`` does not fit, or a sequence is empty.
+        """
+        reasons = Reasons()
+        cache, ws, parts, policy, use = self.cache, self.ws, self.parts, self.policy, self.passes
+        check_tensor(reasons, "q", q, (cache.batch, self.q_heads, cache.head_dim), cache.dtype, cache.device)
+        reasons.raise_all()
+        if not q.is_contiguous():
+            raise InputError("q is not contiguous; give q.contiguous()")
+        empty = [s for s, tokens in enumerate(cache.tokens) if tokens == 0]
+        if empty:
+            raise InputError(f"sequences {empty} are empty; append keys and values before decoding")
+        flags = Flags(parts.missing, parts.dense)
+        use.begin(ws.levels, parts.choice, flags)
+        use.score_error(q, self.coded, self.scale, self.rounding.first.floor, parts.errors)
+        use.attend(q, self.coded, cache.resident, self.scale, ws)
+        use.merge(ws, None)
+        unit: Unit = policy.relative_to if isinstance(policy, Budget) else "none"
+        tolerance = policy.tolerance if isinstance(policy, Budget) else 0.0
+        for done in range(self.rounds + 1):
+            if done:
+                use.refine(
+                    q,
+                    self.scale,
+                    self.coded,
+                    cache.originals,
+                    parts.errors.delta,
+                    parts.choice,
+                    self._state(),
+                    parts.missing,
+                    parts.corrections,
+                    parts.terms.partial if done == 1 else None,
+                )
+            self._certify(q, done)
+            use.choose(
+                parts.terms,
+                ws.levels,
+                ws.output,
+                self.rounding.first if done == 0 else self.rounding.after,
+                unit,
+                tolerance,
+                self.rounds - done,
+                2 * cache.max_blocks,
+                parts.found,
+                parts.choice,
+            )
+        if isinstance(policy, Budget):
+            self._exact(q)
+        use.finish(
+            q,
+            self.coded,
+            ws.output,
+            ws.lse,
+            parts.exact_bound,
+            parts.found,
+            ws.levels,
+            None,
+            parts.choice,
+            flags,
+            cache.originals.block_bytes,
+            out.result,
+        )
+        out.ran(self, q)
+        return out
+
+    def _state(self) -> State:
+        ws = self.ws
+        return State(
+            ws.weights,
+            ws.reference,
+            ws.levels,
+            ws.m,
+            ws.l,
+            self.parts.first,
+            self.parts.largest,
+            ws.o,
+            ws.output,
+            ws.lse,
+        )
+
+    def _certify(self, q: torch.Tensor, done: int) -> None:
+        """Terms of what was executed, for the heads that are still open."""
+        ws, parts, cache, use = self.ws, self.parts, self.cache, self.passes
+        charges = self.rounding.first if done == 0 else self.rounding.after
+        active = parts.choice.action  # heads that went to rung 3 are computed in vain
+        seen = Pass(ws.weights, ws.reference, ws.m, ws.l, ws.output, ws.levels)
+        use.certify(seen, self.coded, parts.errors, charges, parts.terms, active)
+        held = ResidentPass(
+            q,
+            cache.resident.keys,
+            cache.resident.values,
+            ws.resident_weights,
+            ws.resident_reference,
+            ws.m,
+            ws.l,
+            ws.output,
+        )
+        use.resident_terms(held, self.coded, self.scale, charges, parts.resident_mass, parts.terms, active)
+        if done:
+            use.keep_largest(parts.terms.partial, self._state(), parts.choice.action)
+
+    def _exact(self, q: torch.Tensor) -> None:
+        """Rung 3, of the heads that need it."""
+        ws, parts, use = self.ws, self.parts, self.passes
+        torch.eq(parts.choice.action, EXACT_HEAD, out=ws.flags.view(torch.bool))
+        originals, resident = self.cache.originals, self.cache.resident
+        use.exact_head(q, self.coded, resident, originals.keys, originals.values, self.scale, ws)
+        use.merge(ws, ws.flags)
+        use.exact_terms(
+            q,
+            self.coded,
+            resident,
+            originals.present,
+            parts.errors.size,
+            self.scale,
+            self.rounding.exact,
+            self.rounding.first,
+            ws.flags,
+            ws.output,
+            parts.exact_bound,
+            parts.missing,
+        )
+
+
+def checked_scale(scale: float | None, head_dim: int) -> float:
+    """Return the softmax scale as a float64.
+
+    Raises
+    ------
+    SettingError
+        Not a finite number of a magnitude between 2**-60 and 2**60.
+    """
+    value = head_dim**-0.5 if scale is None else real_number("scale", scale)
+    if not 1.0 / LARGEST_SCALE <= abs(value) <= LARGEST_SCALE:
+        raise SettingError(f"scale is {value}; give a finite number whose magnitude is between 2**-60 and 2**60")
+    return value
+
+
+def plan(
+    cache: TieredCache,
+    q_heads: int,
+    policy: Policy,
+    scale: float | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Plan:
+    """Check everything about a step that does not change from run to run, and allocate what it needs.
+
+    Parameters
+    ----------
+    cache : TieredCache
+    q_heads : int
+        A multiple of the cache's KV heads.
+    policy : Naive, PaperPolicy or Budget
+    scale : float or None
+        Softmax scale; None for ``1 / sqrt(head_dim)``.
+    out_dtype : torch.dtype or None
+        float32, or the originals' type, which None stands for.
+
+    Raises
+    ------
+    PlanError
+        With every reason.
+    """
+    if not isinstance(cache, TieredCache):
+        raise PlanError([f"cache is a {type(cache).__name__}; give a TieredCache"])
+    reasons = Listed()
+    heads = reasons.catch(whole_number, "q_heads", q_heads)
+    if heads is not None and (heads < 1 or heads % cache.kv_heads):
+        wanted = f"give a positive multiple of the cache's {cache.kv_heads} KV heads"
+        reasons.add(SettingError(f"q_heads is {heads}; {wanted}"))
+    if not isinstance(policy, Naive | PaperPolicy | Budget):
+        reasons.add(SettingError(f"policy is {policy!r}; give Naive(), PaperPolicy(...) or Budget(...)"))
+    factor = reasons.catch(checked_scale, scale, cache.head_dim)
+    kind = cache.dtype if out_dtype is None else out_dtype
+    if kind not in (cache.dtype, torch.float32):
+        allowed = f"float32 or {type_name(cache.dtype)}"
+        reasons.add(DTypeError(f"out_dtype is {type_name(kind)}; give {allowed}, the type of the originals"))
+    reasons.catch(check_roundings, cache.block, -(-cache.max_blocks // CHUNK) + 2)
+    if cache.device.type not in ("cpu", "cuda"):
+        reasons.add(SettingError(f"the cache is on {cache.device}; steps run on CUDA devices and on the CPU"))
+    if reasons.strings() or heads is None or factor is None:
+        raise PlanError(reasons.strings())
+    return Plan(cache, heads, policy, factor, kind)

@@ -1,0 +1,275 @@
+r"""Refine: read originals of chosen blocks and put the softmax state right (identity ``correction``), no second pass.
+
+For a chosen block of a head with executed weights P relative to its reference r, state (m, l, o), ``f = 2^(r - m)``::
+
+    P'  =  fp16( 2^(c q.k - r) )  where keys are chosen, otherwise P          c = scale log2 e
+    l  +=  f sum (P' - P)
+    o  +=  f sum (P' - P) V_before  +  f sum P' (V_after - V_before)
+
+V is the coded value or, once promoted, the original. P' replaces P in ``weights``, so that the certificate is summed
+anew from what was executed. A head goes to rung 3 instead (`must_recompute`) where a chosen block's score error is
+above 1, or less than a quarter of the *first* denominator is left; originals that are missing are never replaced by
+anything: the sequence has no output.
+
+**What it costs** (`refined`). Let the first pass have left ``||o - sum w V_hat|| <= E_o sum w size`` and ``|l - sum w|
+<= E_l sum w`` over its effective weights w, and let f stand for factors that w was a product of, ``|w - P f| <= r P
+f``. New weights are ``w' = P' f``, and ``w <= 3 w'`` where Delta <= 1 (3 > e^1.09: rounding of both scores, of both
+weights, and r). So old errors are at most 3 times what they are relative to the new sums, with the sizes of coded
+values; what is left of (w - P f) is at most 3 r of them; and the corrections, summed with at most n roundings on a
+path, lose at most gamma_n (``sum |w' - w| size + sum max(w, w') ||V - V_hat||``) <= gamma_n (4 + 6) of them, whichever
+side was promoted first. The join of a round is one of the n, and what it rounds at most 3 + 10 of them. All is below
+
+    E_o' = 4 E_o + 4 r + 24 gamma_n      E_l' = 4 E_l + 4 r + 24 gamma_n
+
+relative to the mean size of values as they are used now, and once more to the largest size that was ever used: of
+promoted values the sizes as coded are no longer known block by block (`keep_largest_twin`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from certkv.fast.certify import PARTIAL
+from certkv.fast.charges import Charges
+from certkv.fast.choose import EXACT_HEAD, KEYS, REFINE, VALUES, Choice
+from certkv.fast.coded import Coded, grouped
+from certkv.fast.formats import VALUE_FORMATS, Encoded
+from certkv.fast.host import Originals
+
+KEPT = 0.25
+"""Share of the first denominator that must be left."""
+
+LARGEST_DELTA = 1.0
+"""Score error of a promoted block above which its head is computed anew: weights could leave the range of float16."""
+
+OLD = 4.0
+"""What the first pass lost counts so often, relative to what is left."""
+
+LARGEST = PARTIAL.index("largest")
+
+SPLITS = 32
+"""Programs that share a KV head's work list."""
+
+ITEMS_AT_ONCE = 64
+"""Blocks that the twin reads at once."""
+
+
+class State(NamedTuple):
+    """Softmax state of a pass, and the weights it is made of; see `certify.Pass`.
+
+    Attributes
+    ----------
+    weights : float16 [batch, Hq, max_blocks, B]
+        P.
+    reference : float32 [batch, Hq, max_blocks]
+        r, in bits: ``P = 2^(c q.k - r)``.
+    levels : uint8 [batch, Hq, max_blocks]
+    m, l : float32 [batch, Hq]
+    first, largest : float32 [batch, Hq]
+        l before any correction, and the largest size of a value that the first pass used.
+    o, output : float32 [batch, Hq, d]
+        Unnormalised, and ``o / l``.
+    lse : float32 [batch, Hq]
+        ``ln 2 (m + log2 l)``.
+    """
+
+    weights: torch.Tensor
+    reference: torch.Tensor
+    levels: torch.Tensor
+    m: torch.Tensor
+    l: torch.Tensor  # noqa: E741 (the softmax state's name)
+    first: torch.Tensor
+    largest: torch.Tensor
+    o: torch.Tensor
+    output: torch.Tensor
+    lse: torch.Tensor
+
+
+class Corrections(NamedTuple):
+    """What programs of one round add up, before it is joined to the state.
+
+    Attributes
+    ----------
+    l : float32 [batch, Hq, SPLITS]
+    o : float32 [batch, Hq, SPLITS, d]
+    """
+
+    l: torch.Tensor  # noqa: E741 (the softmax state's name)
+    o: torch.Tensor
+
+    @classmethod
+    def empty(cls, batch: int, heads: int, head_dim: int, device: torch.device | str = "cpu") -> Corrections:
+        """Allocate; everything is NaN."""
+        shape = (batch, heads, SPLITS)
+        return cls(
+            torch.full(shape, torch.nan, device=device), torch.full((*shape, head_dim), torch.nan, device=device)
+        )
+
+
+def roundings(block: int, max_blocks: int, rounds: int) -> int:
+    """Most roundings on a path from a weight to the sum of a round's corrections, and from there to the state.
+
+    Decoding, a difference, a product, sums over the tokens of a block, the factor f; sums over a program's blocks and
+    over programs; a join per round.
+    """
+    return block + 8 + -(-max_blocks // SPLITS) + SPLITS + rounds
+
+
+def refined(charges: Charges, *, block: int, max_blocks: int, rounds: int, chain: float) -> Charges:
+    """Return the charges of a state that may have been corrected.
+
+    Its ``largest`` must be at least the largest size that the first pass used.
+
+    Parameters
+    ----------
+    charges : Charges
+        Of the first pass; ``of_mean`` covers E_o and ``of_output`` covers E_l.
+    block, max_blocks, rounds : int
+    chain : float
+        r: what the factors that a weight met in the first pass differ from f by, relatively.
+    """
+    n = roundings(block, max_blocks, rounds)
+    gamma = n * 2.0**-24 / (1.0 - n * 2.0**-24)
+    more = (4.0 * chain + 24.0 * gamma) * (1.0 + 2.0**-20)
+    share = OLD * charges.of_output + more
+    return replace(
+        charges,
+        share_up=charges.share_up * (1.0 + 2.0 * share) * (1.0 + 2.0**-40),
+        share_lost=min(OLD * charges.share_lost, 1.0),
+        mass_down=charges.mass_down * (1.0 - 2.0 * share) * (1.0 - 2.0**-40),
+        mass_lost=OLD * charges.mass_lost,
+        of_mean=OLD * charges.of_mean + more,
+        of_largest=OLD * (charges.of_largest + charges.of_mean) + more,
+        of_output=OLD * charges.of_output + more,
+        absolute=OLD * charges.absolute + 2.0**-60,
+    )
+
+
+def refine_twin(
+    q: torch.Tensor,
+    scale: float,
+    coded: Coded,
+    originals: Originals,
+    delta: torch.Tensor,
+    choice: Choice,
+    state: State,
+    missing: torch.Tensor,
+    work: Corrections | None,
+    before: torch.Tensor | None,
+) -> None:
+    """Promote what was chosen; the torch twin of ``kernels.refine``, in float64.
+
+    Parameters
+    ----------
+    q : float16 or bfloat16 [batch, Hq, d]
+    scale : float
+    coded : Coded
+    originals : Originals
+    delta : float32 [batch, Hq, max_blocks]
+        Score errors of coded keys (`score_error`).
+    choice : Choice
+        ``action`` becomes `EXACT_HEAD` for heads that must be computed anew.
+    state : State
+        Everything but the references is written.
+    missing : uint8 [batch]
+        Set to 1 for a sequence whose originals are not there.
+    work : Corrections or None
+        What kernels sum in; the twin needs none.
+    before : float32 [batch, Hq, entries, 8] or None
+        In the first round, the terms of the first pass (`certify.PARTIAL`): what `keep_largest_twin` needs is kept.
+    """
+    if before is not None:
+        active = choice.action == REFINE
+        state.first.copy_(torch.where(active, state.l, state.first))
+        state.largest.copy_(torch.where(active, before[..., LARGEST].amax(-1), state.largest))
+    kv_heads = coded.anchor.shape[1]
+    chosen, reference, m = (grouped(x, kv_heads) for x in (choice.chosen, state.reference, state.m))
+    weights, levels = grouped(state.weights, kv_heads), grouped(state.levels, kv_heads)
+    queries = grouped(q, kv_heads).to(torch.float64)
+    change_l = torch.zeros(m.shape, dtype=torch.float64, device=q.device)
+    change_o = torch.zeros((*m.shape, q.shape[-1]), dtype=torch.float64, device=q.device)
+    items = (chosen != 0).any(2).nonzero()
+    for start in range(0, len(items), ITEMS_AT_ONCE):
+        part = items[start : start + ITEMS_AT_ONCE]
+        b, h, block = part.unbind(-1)
+        there = originals.present[b, h, block].to(torch.bool)
+        missing[b[~there]] = 1
+        b, h, block = b[there], h[there], block[there]
+        k, v = (_read(store, b, h, block, q.device) for store in (originals.keys, originals.values))
+        coded_v = _coded_values(coded, b, h, block)
+        mine, level = chosen[b, h, :, block], levels[b, h, :, block]  # [n, G]
+        old = weights[b, h, :, block]  # [n, G, B]
+        ref = reference[b, h, :, block].to(torch.float64)
+        # c as the kernels have it: rounded to binary32
+        scores = (queries[b, h] @ k.transpose(1, 2)) * bits_per_score(scale)
+        scored = torch.exp2(scores - ref[..., None]).to(torch.float32).to(torch.float16)
+        after = torch.where((mine & KEYS != 0)[..., None], scored, old)
+        was, now = ((x & VALUES != 0)[..., None, None] for x in (level, level | mine))
+        v_before = torch.where(was, v[:, None], coded_v[:, None])
+        v_after = torch.where(now, v[:, None], coded_v[:, None])
+        p, p_new = old.to(torch.float64), after.to(torch.float64)
+        factor = torch.where(mine != 0, torch.exp2(ref - m[b, h].to(torch.float64)), 0.0)
+        moved = ((p_new - p)[..., None] * v_before + p_new[..., None] * (v_after - v_before)).sum(-2)
+        change_l.index_put_((b, h), factor * (p_new - p).sum(-1), accumulate=True)
+        change_o.index_put_((b, h), factor[..., None] * moved, accumulate=True)
+        weights[b, h, :, block] = after
+        levels[b, h, :, block] = level | mine
+    settle(change_l.flatten(1, 2), change_o.flatten(1, 2), delta, choice, state)
+
+
+def settle(change_l: torch.Tensor, change_o: torch.Tensor, delta: torch.Tensor, choice: Choice, state: State) -> None:
+    """Join the corrections to the state of the heads that are refined, [batch, Hq] and [batch, Hq, d]."""
+    refined_heads = choice.action == REFINE
+    l_new = (state.l.to(torch.float64) + change_l).to(torch.float32)
+    o_new = (state.o.to(torch.float64) + change_o).to(torch.float32)
+    scored = (choice.chosen & KEYS) != 0
+    far = (scored & ~(delta <= LARGEST_DELTA)).any(-1)
+    anew = must_recompute(state.first, l_new) | far | ~torch.isfinite(o_new).all(-1)
+    # m has not changed
+    state.lse.copy_(torch.where(refined_heads, state.lse + torch.log(l_new / state.l), state.lse))
+    choice.action.copy_(torch.where(refined_heads & anew, EXACT_HEAD, choice.action))
+    state.l.copy_(torch.where(refined_heads, l_new, state.l))
+    state.o.copy_(torch.where(refined_heads[..., None], o_new, state.o))
+    state.output.copy_(torch.where(refined_heads[..., None], o_new / l_new[..., None], state.output))
+
+
+def keep_largest_twin(partial: torch.Tensor, state: State, action: torch.Tensor) -> None:
+    """Keep the largest size of a value that the first pass used, also where it is an original now.
+
+    Parameters
+    ----------
+    partial : float32 [batch, Hq, entries, 8]
+        See `certify.PARTIAL`; the last entry's largest size is raised, for heads that are refined.
+    state : State
+    action : uint8 [batch, Hq]
+    """
+    last = partial[..., -1, LARGEST]
+    last.copy_(torch.where(action == REFINE, torch.maximum(last, state.largest), last))
+
+
+def must_recompute(first: torch.Tensor, l_new: torch.Tensor) -> torch.Tensor:
+    """Whether too little of a denominator is left, or it is not a number."""
+    return ~((l_new >= KEPT * first) & (l_new < torch.inf))
+
+
+def bits_per_score(scale: float) -> float:
+    """Return ``scale log2 e``, formed in float64 and rounded to binary32, as attend has it."""
+    return float(torch.tensor(scale * 1.4426950408889634, dtype=torch.float64).to(torch.float32))
+
+
+def _read(
+    store: torch.Tensor, b: torch.Tensor, h: torch.Tensor, block: torch.Tensor, device: torch.device
+) -> torch.Tensor:
+    """Originals of items, float64 [n, B, d]."""
+    index = (x.to(store.device) for x in (b, h, block))
+    return store[tuple(index)].to(device).to(torch.float64)
+
+
+def _coded_values(coded: Coded, b: torch.Tensor, h: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
+    """Decode values of items, float64 [n, B, d]."""
+    pool, page = coded.pool, coded.page_table[b, block].to(torch.int64)
+    stored = Encoded(pool.value_codes[page, h], pool.value_step[page, h], pool.value_minimum[page, h])
+    return VALUE_FORMATS[coded.values].decode(stored, coded.block)[0]

@@ -1,0 +1,165 @@
+"""One decode step: attention of one new query per head, every output with its certificate; and what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from certkv.fast import dense
+from certkv.fast.cache import TieredCache
+from certkv.fast.certificate import Certificate, Status
+from certkv.fast.errors import CorruptionError, HostMissingError, NeedsDenseError, NonFiniteError
+from certkv.fast.finish import Result
+from certkv.fast.policies import Policy
+
+if TYPE_CHECKING:
+    from certkv.fast.plan import Plan
+
+
+@dataclass(eq=False)
+class Step:
+    """Result of `decode`, or of `Plan.run`; every tensor is the caller's own.
+
+    ``||output - exact||_2 <= certificate.bound`` for every head, ``exact`` being real-number attention of the stored
+    originals. A sequence without an output has NaN, a bound of ``+inf`` and a status that says why.
+
+    Attributes
+    ----------
+    output : T or float32 [batch, q_heads, head_dim]
+        Its final rounding is inside the bound.
+    lse : float32 [batch, q_heads]
+        Natural logarithm of the sum of exponentiated scores, as executed.
+    certificate : Certificate
+    position : int64 [batch]
+        First element of ``q[sequence]``, flattened, that is not finite; -1 where all are.
+    """
+
+    output: torch.Tensor
+    lse: torch.Tensor
+    certificate: Certificate
+    position: torch.Tensor
+    _last: tuple[Plan, torch.Tensor] | None = field(default=None, repr=False)
+
+    @classmethod
+    def blank(
+        cls, batch: int, q_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> Step:
+        """Return a step that promises nothing, to be filled by a run."""
+        nan = torch.nan
+        return cls(
+            torch.full((batch, q_heads, head_dim), nan, dtype=dtype, device=device),
+            torch.full((batch, q_heads), nan, dtype=torch.float32, device=device),
+            Certificate.blank(batch, q_heads, device),
+            torch.full((batch,), -1, dtype=torch.int64, device=device),
+        )
+
+    @property
+    def result(self) -> Result:
+        """The tensors alone."""
+        return Result(self.output, self.lse, self.certificate, self.position)
+
+    def ran(self, plan: Plan, q: torch.Tensor) -> None:
+        """Remember what filled this step; a replayed graph reads and writes the same tensors."""
+        self._last = (plan, q)
+
+    def check(self) -> None:
+        """Raise where a sequence has no output. Synchronises.
+
+        Raises
+        ------
+        NonFiniteError
+            A NaN or infinity in ``q``.
+        HostMissingError
+            An original that is needed is missing.
+        NeedsDenseError
+            A monitor asks for rung 4, and `resolve` was not called.
+        CorruptionError
+            What is stored no longer means a number.
+        """
+        statuses = self.certificate.status[:, 0].tolist()
+        for sequence, status in enumerate(statuses):
+            if status == Status.NONFINITE_QUERY:
+                head, channel = divmod(int(self.position[sequence]), self.output.shape[-1])
+                raise NonFiniteError("q", (sequence, head, channel))
+            if status == Status.HOST_MISSING:
+                raise HostMissingError(sequence)
+            if status == Status.NEEDS_DENSE:
+                raise NeedsDenseError(sequence)
+            if status != Status.OK:
+                raise CorruptionError(sequence)
+
+    @torch.no_grad()
+    def resolve(self) -> None:
+        """Compute the sequences that need it by rung 4: torch's attention of the originals. Synchronises, allocates.
+
+        Raises
+        ------
+        HostMissingError
+            Its originals are not all there; outputs of other sequences are resolved or left as they are.
+        """
+        status = self.certificate.status[:, 0].tolist()
+        if self._last is None or Status.NEEDS_DENSE not in status:
+            return
+        plan, q = self._last
+        for sequence in (s for s, code in enumerate(status) if code == Status.NEEDS_DENSE):
+            self._put(sequence, plan.cache, dense.dense(q, plan.cache, sequence, plan.scale, plan.staging()))
+
+    def _put(self, sequence: int, cache: TieredCache, found: dense.Dense) -> None:
+        """Write rung 4's result; a type with more bits than that of the originals holds it exactly."""
+        made, blocks = self.certificate, cache.blocks(sequence)
+        self.output[sequence] = found.output.to(self.output.dtype)
+        self.lse[sequence] = found.lse
+        for part in (made.key, made.value):
+            part[sequence] = 0.0
+        made.bound[sequence], made.arithmetic[sequence] = found.bound, found.bound
+        made.tolerance[sequence] = torch.inf
+        made.rung[sequence], made.status[sequence], made.promoted[sequence] = 4, int(Status.OK), blocks
+        made.host_bytes[sequence] = 2 * blocks * cache.originals.block_bytes
+
+
+@torch.no_grad()
+def decode(
+    q: torch.Tensor,
+    cache: TieredCache,
+    policy: Policy,
+    scale: float | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Step:
+    """Attend to the cache, one query per head, and certify each output. Plans, allocates and synchronises every time.
+
+    Parameters
+    ----------
+    q : T [batch, q_heads, head_dim]
+        Post-RoPE queries of the originals' type; ``q_heads`` is a multiple of the cache's ``kv_heads``. Query head h
+        reads KV head ``h // (q_heads // kv_heads)``.
+    cache : TieredCache
+    policy : Naive, PaperPolicy or Budget
+    scale : float or None
+        Softmax scale; None for ``1 / sqrt(head_dim)``.
+    out_dtype : torch.dtype or None
+        float32, or the originals' type, which None stands for.
+
+    Returns
+    -------
+    Step
+        Under `Budget`, ``bound <= tolerance`` or the rung is 3.
+
+    Raises
+    ------
+    PlanError
+        Something does not fit; every reason is listed.
+    InputError
+        A sequence is empty.
+    NonFiniteError, HostMissingError, CorruptionError
+        See `Step.check`. The cache stays usable.
+    """
+    from certkv.fast.plan import plan
+
+    heads = q.shape[1] if isinstance(q, torch.Tensor) and q.ndim == 3 else 0
+    planned = plan(cache, heads, policy, scale=scale, out_dtype=out_dtype)
+    step = planned.run(q, out=planned.step())
+    step.resolve()
+    step.check()
+    return step

@@ -1,0 +1,234 @@
+"""Refinement: a corrected state is the state that attending anew would give; what it may not do, it leaves alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from certkv.fast import refine as module
+from certkv.fast.attend import attend, decode_values
+from certkv.fast.cache import TieredCache
+from certkv.fast.charges import Charges, ScoreCharge
+from certkv.fast.choose import EXACT_HEAD, KEYS, REFINE, VALUES, Choice, compact
+from certkv.fast.coded import Coded
+from certkv.fast.merge import merge
+from certkv.fast.refine import (
+    Corrections,
+    State,
+    bits_per_score,
+    keep_largest_twin,
+    must_recompute,
+    refine_twin,
+    refined,
+)
+from certkv.fast.workspace import Workspace, plan_workspace
+
+KV_HEADS, GROUP, BLOCK, SCALE = 2, 3, 8, 0.21
+INTERPRETED = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:triton.runtime.interpreter"),
+]
+"""The interpreter computes with NumPy, which warns of every overflow."""
+
+
+class Case:
+    """A cache of two ragged sequences after its first pass, and a random choice of blocks and sides."""
+
+    def __init__(
+        self, dtype: torch.dtype, values: str, head_dim: int, seed: int = 0, pinned: int = 1, spread: float = 1.0
+    ) -> None:
+        made = torch.Generator().manual_seed(seed)
+        tokens = [53, 9]
+        self.cache = TieredCache(2, KV_HEADS, head_dim, 64, dtype, values=values, block=BLOCK)
+        k, v = torch.randn(2, 2, 53, KV_HEADS, head_dim, generator=made).to(dtype)
+        self.cache.append(k * spread, v, lengths=tokens)
+        cache, heads = self.cache, KV_HEADS * GROUP
+        self.q = torch.randn(2, heads, head_dim, generator=made).to(dtype)
+        self.coded = Coded(cache.pool, cache.pages.table, cache.lengths, cache.anchor, values, pinned)
+        self.ws: Workspace = plan_workspace(2, heads, head_dim, BLOCK, cache.max_blocks, 2)
+        attend(self.q, self.coded, cache.resident, SCALE, self.ws)
+        merge(self.ws)
+        self.first, self.largest = self.ws.l.clone(), torch.full_like(self.ws.l, torch.nan)
+        self.choice = Choice.empty(2, heads, KV_HEADS, cache.max_blocks)
+        self.delta = torch.full((2, heads, cache.max_blocks), 0.5)
+        self.missing = torch.zeros(2, dtype=torch.uint8)
+        self.made = made
+
+    def choose(self) -> None:
+        """Choose anything that is coded and not pinned, for two thirds of the heads."""
+        shape = self.choice.chosen.shape
+        drawn = torch.randint(0, 4, shape, generator=self.made, dtype=torch.uint8)
+        drawn[torch.rand(shape[:2], generator=self.made) < 1 / 3] = 0
+        drawn[~self.coded.valid()[:, :, 0].expand(shape)] = 0
+        self.choice.chosen.copy_(drawn)
+        compact(self.choice)
+
+    @property
+    def state(self) -> State:
+        ws = self.ws
+        return State(ws.weights, ws.reference, ws.levels, ws.m, ws.l, self.first, self.largest, ws.o, ws.output, ws.lse)
+
+    def twin(self, before: torch.Tensor | None = None) -> None:
+        originals, state = self.cache.originals, self.state
+        refine_twin(self.q, SCALE, self.coded, originals, self.delta, self.choice, state, self.missing, None, before)
+
+    def kernel(self, before: torch.Tensor | None = None) -> None:
+        from certkv.fast.kernels.refine import launch
+
+        originals, state, work = self.cache.originals, self.state, Corrections.empty(*self.q.shape)
+        launch(self.q, SCALE, self.coded, originals, self.delta, self.choice, state, self.missing, work, before)
+
+
+def anew(case: Case, s: int, h: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Denominator and output of a head, in float64, from executed weights and levels; and the largest value norm."""
+    cache, ws, kv = case.cache, case.ws, h // GROUP
+    blocks, tail = cache.tokens[s] // BLOCK, cache.tokens[s] % BLOCK
+    m = ws.m[s, h].double()
+    pages = case.coded.page_table[s, :blocks].to(torch.int64)
+    coded = decode_values(case.coded, pages)[kv].double()
+    parts = []
+    for b in range(case.coded.first, blocks):
+        original = bool(ws.levels[s, h, b] & VALUES)
+        v = cache.originals.values[s, kv, b].double() if original else coded[b]
+        parts.append((ws.weights[s, h, b].double() * torch.exp2(ws.reference[s, h, b].double() - m), v))
+    for slot, count in ((0, BLOCK * (blocks > 0) * case.coded.first), (1, tail)):
+        if count:
+            p = ws.resident_weights[s, h, slot, :count].double()
+            f = torch.exp2(ws.resident_reference[s, h, slot].double() - m)
+            parts.append((p * f, cache.resident.values[s, kv, slot, :count].double()))
+    w, v = torch.cat([p for p, _ in parts]), torch.cat([v for _, v in parts])
+    return w.sum(), (w[:, None] * v).sum(0) / w.sum(), v.norm(dim=-1).max()
+
+
+KINDS = [(torch.float16, "int8", 8), (torch.float16, "int4-g32", 40), (torch.bfloat16, "int4", 24)]
+
+
+@pytest.mark.parametrize("run", ["twin", pytest.param("kernel", marks=INTERPRETED)])
+@pytest.mark.parametrize(("dtype", "values", "head_dim"), KINDS)
+def test_a_corrected_state_is_that_of_its_weights(run: str, dtype: torch.dtype, values: str, head_dim: int) -> None:
+    """Two rounds, any sides in any order; what is lost is within `refined` of a pass that lost this little itself."""
+    case = Case(dtype, values, head_dim)
+    # 2 splits of 3 blocks of 8 tokens: sums of 24 and 3 terms with one rounding each and for their products, the
+    # decoded value and the factor; no exp2 is shared, so each errs by 2^-22 on its own, as does f
+    rate = 40 * 2.0**-24 + 4 * 2.0**-22
+    own = Charges(0.0, *(ScoreCharge(0.0, 0.0),) * 3, 1.0, 2.0**-60, 1.0, 0.0, rate, 0.0, rate, 0.0)
+    after = refined(own, block=BLOCK, max_blocks=case.cache.max_blocks, rounds=2, chain=4 * 2.0**-22)
+    for _ in range(2):
+        case.choose()
+        before, levels, weights = case.ws.output.clone(), case.ws.levels.clone(), case.ws.weights.clone()
+        getattr(case, run)()
+        chosen = case.choice.chosen
+        assert torch.equal(case.ws.levels, levels | chosen)
+        assert torch.equal(case.ws.weights[chosen & KEYS == 0], weights[chosen & KEYS == 0])
+        assert torch.equal(case.ws.output[(chosen == 0).all(-1)], before[(chosen == 0).all(-1)])
+        assert not case.missing.any()
+        assert (case.choice.action == REFINE).all()
+        for s in range(2):
+            for h in range(KV_HEADS * GROUP):
+                total, output, largest = anew(case, s, h)
+                size = largest * (13 if "g" in values else 3)
+                assert abs(case.ws.l[s, h] - total) <= after.of_output * total
+                error = (case.ws.output[s, h].double() - output).norm()
+                assert error <= after.of_mean * size + after.of_largest * size + after.of_output * output.norm()
+                lse = 0.6931471805599453 * (case.ws.m[s, h].double() + torch.log2(total))
+                # a logarithm of the same relative error, and three roundings of a number below 16
+                assert abs(case.ws.lse[s, h] - lse) <= after.of_output + 16 * 2.0**-22
+
+
+@pytest.mark.parametrize("run", ["twin", pytest.param("kernel", marks=INTERPRETED)])
+@pytest.mark.parametrize(("dtype", "values", "head_dim"), KINDS)
+def test_promoted_keys_have_their_exact_weights(run: str, dtype: torch.dtype, values: str, head_dim: int) -> None:
+    case = Case(dtype, values, head_dim)
+    case.choose()
+    getattr(case, run)()
+    for s, h, b in (case.choice.chosen & KEYS).nonzero().tolist():
+        k = case.cache.originals.keys[s, h // GROUP, b].double()
+        bits = (case.q[s, h].double() @ k.T) * bits_per_score(SCALE)
+        exact = torch.exp2(bits - case.ws.reference[s, h, b].double())
+        size = (case.q[s, h].double().abs() @ k.abs().T) * bits_per_score(SCALE)
+        # of a score: a rounding per product and sum, of its product with c and its difference; of exp2 and of P
+        lost = 0.6931471805599453 * ((head_dim + 2) * 2.0**-24 * size + 2.0**-24 * 32) + 2.0**-22 + 2.0**-11
+        found = case.ws.weights[s, h, b].double()
+        assert ((found - exact).abs() <= (torch.expm1(lost) * exact) + 2.0**-25).all()
+
+
+@pytest.mark.parametrize("run", ["twin", pytest.param("kernel", marks=INTERPRETED)])
+def test_missing_originals_are_noticed_and_never_read(run: str) -> None:
+    case = Case(torch.float16, "int8", 8)
+    case.choose()
+    lost = int(case.choice.chosen[0, :GROUP].any(0).nonzero()[0])
+    case.cache.originals.lose(0, 0, lost)
+    before = case.ws.weights[0, :GROUP, lost].clone()
+    getattr(case, run)()
+    assert case.missing.tolist() == [1, 0]
+    assert torch.equal(case.ws.weights[0, :GROUP, lost], before)
+    assert torch.isfinite(case.ws.output).all()
+
+
+@pytest.mark.parametrize("run", ["twin", pytest.param("kernel", marks=INTERPRETED)])
+def test_what_cannot_be_corrected_goes_to_rung_three(run: str) -> None:
+    """A score error above 1, one that is not known, and a denominator of which less than a quarter is left."""
+    case = Case(torch.float16, "int8", 8)
+    case.choice.chosen.copy_(torch.where(case.coded.valid()[:, :, 0], KEYS, 0).expand_as(case.choice.chosen))
+    compact(case.choice)
+    case.delta[0, 0, 2] = 1.0
+    case.delta[0, 1, 2] = 1.0 + 2.0**-23
+    case.delta[0, 2, 2] = float("nan")
+    case.first[0, 3] *= 5.0
+    case.first[0, 4] = float("nan")
+    getattr(case, run)()
+    wanted = torch.full((2, KV_HEADS * GROUP), REFINE)
+    wanted[0, 1:5] = EXACT_HEAD
+    assert torch.equal(case.choice.action, wanted.to(torch.uint8))
+
+
+@pytest.mark.parametrize("run", ["twin", pytest.param("kernel", marks=INTERPRETED)])
+def test_the_first_round_keeps_what_the_first_pass_was(run: str) -> None:
+    """Its denominator, which later rounds are measured by, and its largest size, which promotion hides."""
+    case = Case(torch.float16, "int8", 8)
+    partial = torch.rand(2, KV_HEADS * GROUP, 3, 8, generator=case.made)
+    case.choice.action[0, 0] = EXACT_HEAD
+    case.choice.chosen.fill_(0)
+    case.choice.chosen[:, 1:, 1] = torch.where(case.coded.valid()[:, 0, 0, 1], VALUES, 0)[:, None].to(torch.uint8)
+    compact(case.choice)
+    case.first.fill_(-1.0)
+    case.largest.fill_(-1.0)
+    l_first = case.ws.l.clone()
+    getattr(case, run)(partial)
+    # the kernel leaves alone what has nothing to do: here the short sequence, whose only block is pinned
+    for h in range(1, KV_HEADS * GROUP):
+        assert case.first[0, h] == l_first[0, h]
+        assert case.largest[0, h] == partial[0, h, :, module.LARGEST].max()
+    assert case.first[0, 0] == case.largest[0, 0] == -1.0
+    after = partial.clone()
+    after[..., -1, module.LARGEST] = 0.0
+    (kept := after.clone())[0, 1:, -1, module.LARGEST] = partial[0, 1:, :, module.LARGEST].amax(-1)
+    case.choice.action[1] = EXACT_HEAD
+    if run == "twin":
+        keep_largest_twin(after, case.state, case.choice.action)
+    else:
+        from certkv.fast.kernels.refine import launch_keep_largest
+
+        launch_keep_largest(after, case.state, case.choice.action)
+    assert torch.equal(after, kept)
+
+
+def test_too_little_left_is_measured() -> None:
+    first = torch.tensor([4.0, 4.0, 4.0, 4.0, float("nan")])
+    left = torch.tensor([1.0, 0.99, float("nan"), float("inf"), 1.0])
+    assert must_recompute(first, left).tolist() == [False, True, True, True, True]
+
+
+def test_what_refinement_costs_is_no_less_than_the_first_pass() -> None:
+    charge = ScoreCharge(1e-6, 1e-4)
+    own: dict[str, Any] = {"share_up": 1.001, "share_lost": 2.0**-50, "mass_down": 0.999, "mass_lost": 2.0**-50}
+    own |= {"of_mean": 1e-6, "of_largest": 2e-6, "of_output": 3e-6, "absolute": 2.0**-70}
+    charges = Charges(0.0, charge, charge, charge, **own)
+    after = refined(charges, block=64, max_blocks=2048, rounds=3, chain=1e-6)
+    for name in ("share_up", "share_lost", "mass_lost", "of_mean", "of_largest", "of_output", "absolute"):
+        assert getattr(after, name) >= getattr(charges, name), name
+    assert after.mass_down < charges.mass_down
+    # 4 * 1e-6 twice, 4 * 1e-6 for the chain, and 24 gamma_n with n = 64 + 8 + 64 + 32 + 3
+    assert after.of_output == pytest.approx(4 * 3e-6 + 4e-6 + 24 * module.roundings(64, 2048, 3) * 2.0**-24, rel=1e-4)
