@@ -1,4 +1,4 @@
-"""A kernel that does nothing but round, to look at the functions that kernels share."""
+"""Kernels that do nothing but round, to look at the functions that kernels share."""
 
 # mypy: disable-error-code="untyped-decorator, no-untyped-def"
 from __future__ import annotations
@@ -6,6 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from certkv.fast.kernels.log_codes import encode
 from certkv.fast.kernels.rounding import down_bfloat16, narrow, up, widen
 
 
@@ -18,3 +19,11 @@ def rounding_kernel(x, patterns, upward, downward, widened, narrowed, N: tl.cons
     wide = widen(tl.load(patterns + i), BFLOAT)
     tl.store(widened + i, wide)
     tl.store(narrowed + i, narrow(wide, BFLOAT))
+
+
+@triton.jit
+def log_codes_kernel(x, maxima, ratios, codes, N: tl.constexpr):
+    row = tl.program_id(0)
+    i = row * N + tl.arange(0, N)
+    code = encode(tl.load(x + i), widen(tl.load(maxima + row), True), ratios)
+    tl.store(codes + i, code.to(tl.uint8))

@@ -20,7 +20,7 @@ from certkv.reference.annotations.operator_norm import operator_norm_ub
 from certkv.reference.numbers import BFLOAT16, FLOAT16, FLOAT32, FloatType
 
 from .bridge import DEVICE, INTERPRETED_KERNELS, TORCH, bits, to_torch
-from .rounding_kernel import rounding_kernel
+from .rounding_kernel import log_codes_kernel, rounding_kernel
 
 pytestmark = INTERPRETED_KERNELS
 
@@ -120,7 +120,7 @@ def test_rounding_in_kernels(ft: FloatType) -> None:
 
 @given(seed=st.integers(0, 2**32 - 1))
 def test_log_codes(seed: int) -> None:
-    """On, just above and just below what codes mean; far below all; maxima 0, subnormal, infinite."""
+    """On, just above and just below what codes mean; far below all; maxima 0, subnormal, infinite; twin and kernel."""
     rng = np.random.default_rng(seed)
     pattern = rng.integers(0, 0x7F80, size=4, dtype=np.uint16)
     pattern[0], pattern[1] = rng.choice([0, 1, 0x7F80, 0x7F7F]), rng.integers(0, 128)
@@ -133,6 +133,15 @@ def test_log_codes(seed: int) -> None:
     codes = fast_codes.encode(torch.from_numpy(x), stored)
     expected = log_codes.encode(x, maximum)
     np.testing.assert_array_equal(codes.numpy(), expected)
+    by_kernel = torch.empty(x.shape, dtype=torch.uint8, device=DEVICE)
+    log_codes_kernel[(len(x),)](
+        torch.from_numpy(x).to(DEVICE),
+        stored.view(torch.int16).to(DEVICE),
+        fast_codes.ratios(torch.device(DEVICE)),
+        by_kernel,
+        N=x.shape[1],
+    )
+    np.testing.assert_array_equal(bits(by_kernel), expected)
     np.testing.assert_array_equal(fast_codes.decode(codes, stored).numpy(), log_codes.decode(expected, maximum))
 
 

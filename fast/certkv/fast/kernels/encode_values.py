@@ -18,21 +18,12 @@ import triton.language as tl
 from certkv.fast.formats.base import Format
 from certkv.fast.formats.packing import packed_rows
 from certkv.fast.kernels.affine import quantize, reconstruct, token_of_row
+from certkv.fast.kernels.log_codes import encode as encode_log_codes
 from certkv.fast.kernels.operator_norm import ANCHORED, RESIDUAL, operator_norms
 from certkv.fast.kernels.rounding import down_bfloat16, narrow, up, widen
 from certkv.fast.log_codes import ratios
 from certkv.fast.numbers import norm_factor, outward
 from certkv.fast.pool import Pool
-
-
-@triton.jit
-def _log_codes(x, maximum, ratios):
-    """Largest code whose meaning, ``ratios[code] maximum``, is at least x; twin: `certkv.fast.log_codes.encode`."""
-    code = tl.zeros_like(x).to(tl.int32)
-    for i in tl.static_range(8):
-        tried = code | (128 >> i)
-        code = tl.where(tl.load(ratios + tried) * maximum >= x, tried, code)
-    return tl.where(maximum == float("inf"), 0, code)
 
 
 @triton.jit
@@ -132,9 +123,9 @@ def encode_values_kernel(
     mean_norm = tl.sum(tl.where(exists, tl.sqrt(squares), 0.0), 0) / B / MEAN
     tl.store(to + 6, down_bfloat16(mean_norm))
     to_token = place * B + token
-    code = _log_codes(residual, widen(residual_bits, True), ratios)
+    code = encode_log_codes(residual, widen(residual_bits, True), ratios)
     tl.store(residual_codes + to_token, code.to(tl.uint8), mask=exists)
-    code = _log_codes(anchored, widen(anchored_bits, True), ratios)
+    code = encode_log_codes(anchored, widen(anchored_bits, True), ratios)
     tl.store(anchored_codes + to_token, code.to(tl.uint8), mask=exists)
 
 
