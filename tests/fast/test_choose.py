@@ -212,6 +212,9 @@ def test_ties_take_only_what_is_needed(how: str) -> None:
     _, choice = decide(how, terms_of(key, none, mass, mass), tolerance=1.3)
     assert (choice.chosen[0] != 0).sum(-1).tolist() == [3, 3]
     assert choice.work[0, 0].tolist() == [0, 1, 2, -1, -1, -1, -1, -1]
+    # keys come before values of the same gain: 2.7 is all keys and three values
+    _, choice = decide(how, terms_of(key, key, mass, mass), tolerance=1.3)
+    assert choice.chosen[0, 1].tolist() == [KEYS + VALUES] * 3 + [KEYS] * 5
 
 
 @pytest.mark.parametrize("how", CHOOSE)

@@ -171,14 +171,16 @@ def certify(seen: Pass, coded: Coded, errors: ScoreErrors, charges: Charges, out
         radius=radius,
     )
     coded_keys, coded_values = (levels & 1) == 0, (levels & 2) == 0
-    sizes = known(grouped(errors.size, kv_heads))
+    sizes = not_negative(grouped(errors.size, kv_heads))
     eps = torch.where(
         coded_keys,
         charges.coded.relative * sizes + charges.coded.constant,
         charges.original.relative * sizes + charges.original.constant,
     )
     eps = torch.where(sizes <= LARGEST_SIZE, inflate(eps), torch.inf)
-    pure = Errors(*(torch.where(coded_keys, known(grouped(x, kv_heads)), 0.0) for x in (errors.delta, errors.omega)))
+    pure = Errors(
+        *(torch.where(coded_keys, not_negative(grouped(x, kv_heads)), 0.0) for x in (errors.delta, errors.omega))
+    )
     both = Errors(inflate(pure.delta + eps), inflate(pure.omega + above(math.sqrt(block)) * eps))
     least = mass_lb(mass, charges)
     used = torch.where(coded_values, size, norm)

@@ -183,13 +183,13 @@ def certify_kernel(
             distance = known(inflate(distance + decoded * ROUNDED + residual * eta_h))
             radius = inflate(tl.minimum(norm + output_norm, anchored + gamma))
 
-            sizes = known(tl.load(size + to, mask=valid, other=0.0))
+            sizes = not_negative(tl.load(size + to, mask=valid, other=0.0))
             of_codes = coded_relative * sizes + coded_constant
             of_originals = original_relative * sizes + original_constant
             eps = tl.where(coded_keys, of_codes, of_originals)
             eps = tl.where(sizes <= LARGEST, inflate(eps), INFINITY)
-            pure_delta = tl.where(coded_keys, known(tl.load(delta + to, mask=valid, other=0.0)), 0.0)
-            pure_omega = tl.where(coded_keys, known(tl.load(omega + to, mask=valid, other=0.0)), 0.0)
+            pure_delta = tl.where(coded_keys, not_negative(tl.load(delta + to, mask=valid, other=0.0)), 0.0)
+            pure_omega = tl.where(coded_keys, not_negative(tl.load(omega + to, mask=valid, other=0.0)), 0.0)
             all_delta, all_omega = inflate(pure_delta + eps), inflate(pure_omega + root_block * eps)
 
             key = key_term(
