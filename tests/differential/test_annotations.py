@@ -32,7 +32,15 @@ from ..reference.annotations.exact import (
 from ..reference.annotations.test_annotations import check_tokens
 from ..reference.formats.corners import CORNER_IDS, CORNERS, TYPES
 from .bridge import INTERPRETED_KERNELS, AnyArray, bits, to_torch
-from .encoded import KEYS_WITH, PAGE, anchor_of, as_blocks, encode_with_kernel, encode_with_twin
+from .encoded import (
+    KEYS_WITH,
+    PAGE,
+    anchor_of,
+    as_blocks,
+    assert_stored_is_reference,
+    encode_with_kernel,
+    encode_with_twin,
+)
 from .formats.shared import draw
 
 pytestmark = INTERPRETED_KERNELS
@@ -87,6 +95,7 @@ def judge_values(x: AnyArray, encoded: Encoded, fmt: Format, annotations: ValueA
 def judge(encode: Any, x: AnyArray, ft: FloatType, values: str) -> None:
     anchor = anchor_of(x)
     pool = encode(x, ft, values, anchor)
+    assert_stored_is_reference(pool, x, values)
     fmt = VALUE_FORMATS[values]
     measured = value_annotations(pool, len(x))
     for array in measured.arrays().values():
