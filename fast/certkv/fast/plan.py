@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from certkv.fast import dense
-from certkv.fast.arithmetic import H200, TWIN, Sums, charges, mass_error, original_score
+from certkv.fast.arithmetic import H200, TWIN, Sums, charges, mass_error, original_score, query_loss
 from certkv.fast.cache import TieredCache
 from certkv.fast.certify import CHUNK, Pass, Terms
 from certkv.fast.charges import Charges, ScoreCharge
@@ -83,11 +83,14 @@ class Rounding(NamedTuple):
         Of the first pass, and of a state that refinement may have corrected.
     exact : ScoreCharge
         Of a score in rung 3.
+    lost : float
+        See `score_error.score_error`.
     """
 
     first: Charges
     after: Charges
     exact: ScoreCharge
+    lost: float
 
 
 def rounding(cache: TieredCache, splits: int, rounds: int, out_dtype: torch.dtype) -> Rounding:
@@ -106,7 +109,8 @@ def rounding(cache: TieredCache, splits: int, rounds: int, out_dtype: torch.dtyp
     first = charges(model, sums, out_dtype)
     # what a share's factors err by is more than what the factors of a weight do
     after = refined(first, block=cache.block, max_blocks=cache.max_blocks, rounds=rounds, chain=mass_error(model, sums))
-    return Rounding(first.rounded(), after.rounded(), rounded(original_score(model, sums)))
+    lost = above(query_loss(model, sums) / first.coded.relative)
+    return Rounding(first.rounded(), after.rounded(), rounded(original_score(model, sums)), lost)
 
 
 def rounded(charge: ScoreCharge) -> ScoreCharge:
@@ -234,7 +238,7 @@ class Plan:
             raise InputError(f"sequences {empty} are empty; append keys and values before decoding")
         flags = Flags(parts.missing, parts.dense)
         use.begin(ws.levels, parts.choice, flags)
-        use.score_error(q, self.coded, self.scale, self.rounding.first.floor, parts.errors)
+        use.score_error(q, self.coded, self.scale, self.rounding.first.floor, parts.errors, self.rounding.lost)
         use.attend(q, self.coded, cache.resident, self.scale, ws)
         use.merge(ws, None)
         unit: Unit = policy.relative_to if isinstance(policy, Budget) else "none"

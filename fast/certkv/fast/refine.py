@@ -27,6 +27,7 @@ promoted values the sizes as coded are no longer known block by block (`keep_lar
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -228,8 +229,7 @@ def settle(change_l: torch.Tensor, change_o: torch.Tensor, delta: torch.Tensor, 
     scored = (choice.chosen & KEYS) != 0
     far = (scored & ~(delta <= LARGEST_DELTA)).any(-1)
     anew = must_recompute(state.first, l_new) | far | ~torch.isfinite(o_new).all(-1)
-    # m has not changed
-    state.lse.copy_(torch.where(refined_heads, state.lse + torch.log(l_new / state.l), state.lse))
+    state.lse.copy_(torch.where(refined_heads, math.log(2.0) * (state.m + torch.log2(l_new)), state.lse))
     choice.action.copy_(torch.where(refined_heads & anew, EXACT_HEAD, choice.action))
     state.l.copy_(torch.where(refined_heads, l_new, state.l))
     state.o.copy_(torch.where(refined_heads[..., None], o_new, state.o))

@@ -29,7 +29,7 @@ class ScoreErrors(NamedTuple):
     size: torch.Tensor
 
 
-def score_error(q: torch.Tensor, coded: Coded, scale: float, floor: float, out: ScoreErrors) -> None:
+def score_error(q: torch.Tensor, coded: Coded, scale: float, floor: float, out: ScoreErrors, lost: float = 0.0) -> None:
     """Bound the score errors of every coded block.
 
     Parameters
@@ -41,6 +41,8 @@ def score_error(q: torch.Tensor, coded: Coded, scale: float, floor: float, out: 
         `Charges.floor`.
     out : ScoreErrors
         Written.
+    lost : float
+        What a score from codes may lose beside its relative error, as a size: ``|scale| max_c |q_c|`` times this.
     """
     kv_heads = coded.anchor.shape[1]
     magnitude = above(abs(scale))
@@ -56,7 +58,7 @@ def score_error(q: torch.Tensor, coded: Coded, scale: float, floor: float, out: 
     # products may have been flushed where they are not 0
     l1, l2 = torch.where(some, l1 + LOST, l1), torch.where(some, l2, 0.0)
     operand = offset + (LARGEST_CODE + relative_max[..., None]) * step
-    sizes = (size_q.clamp(min=floor) * operand.clamp(min=floor)).sum(-1)
+    sizes = (size_q.clamp(min=floor) * operand.clamp(min=floor)).sum(-1) + lost * size_q.amax(-1)
     fits = (size_q <= LARGEST_OPERAND).all(-1) & (operand <= LARGEST_OPERAND).all(-1)
     found = (
         torch.minimum(known(magnitude * (l1 * relative_max)), known(magnitude * (l2 * relative_norm))),

@@ -164,6 +164,6 @@ def launch(
         FIRST=coded.first,
         N=BLOCKS,
         BFLOAT=q.dtype == torch.bfloat16,
-        num_warps=4,
+        num_warps=4 if head_dim <= 128 else 8,
         enable_fp_fusion=False,
     )

@@ -29,6 +29,7 @@ GIVEN_UP = tl.constexpr(EXACT_HEAD)
 FAR = tl.constexpr(LARGEST_DELTA)
 LEFT = tl.constexpr(KEPT)
 SIZE = tl.constexpr(LARGEST)
+LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
@@ -171,6 +172,7 @@ def settle_kernel(
     change_l,
     change_o,
     action,
+    maxima,
     denominators,
     firsts,
     largest,
@@ -210,8 +212,7 @@ def settle_kernel(
     o = tl.load(sums + row * D + channel, mask=live, other=0.0) + change
     finite = tl.min((tl.abs(o) < float("inf")).to(tl.int32), 0) != 0
     if finite & (l_new >= LEFT * l_first) & (l_new < float("inf")):
-        # exp(score) sums to 2^m l, and m has not changed
-        tl.store(lse + row, tl.load(lse + row) + tl.log(tl.div_rn(l_new, l_old)))
+        tl.store(lse + row, LN2 * (tl.load(maxima + row) + tl.log2(l_new)))
     else:
         tl.store(action + row, GIVEN_UP)
     tl.store(denominators + row, l_new)
@@ -283,7 +284,7 @@ def launch(
         GROUP=coded.value_group,
         S=SPLITS,
         BFLOAT=bfloat,
-        num_warps=4,
+        num_warps=4 if group <= 4 else 8,
         enable_fp_fusion=False,
     )
     settle_kernel[(batch * heads,)](
@@ -291,6 +292,7 @@ def launch(
         work.l,
         work.o,
         choice.action,
+        state.m,
         state.l,
         state.first,
         state.largest,

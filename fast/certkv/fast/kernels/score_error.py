@@ -38,6 +38,7 @@ def score_error_kernel(
     size,
     scale,
     floor,
+    lost,
     max_blocks,
     H: tl.constexpr,
     G: tl.constexpr,
@@ -80,7 +81,7 @@ def score_error_kernel(
         fits = tl.min(tl.where((q[None, :] <= OPERAND) & (operand <= OPERAND) | ~mask, 1, 0), 1) > 0
         largest = tl.minimum(known(scale * (l1 * z)), known(scale * (l2 * y)))
         norm = known(scale * (l2 * x))
-        total = tl.where(fits, known(scale * tl.sum(sizes, 1)), INFINITY)
+        total = tl.where(fits, known(scale * (tl.sum(sizes, 1) + lost * tl.max(q, 0))), INFINITY)
         tiny = tl.where(some, LOST, 0.0)
         to = row.to(tl.int64) * max_blocks + block
         largest = tl.where(largest == 0.0, tiny, inflate(largest))
@@ -90,7 +91,7 @@ def score_error_kernel(
         tl.store(size + to, tl.where(valid, inflate(total), INFINITY), mask=inside)
 
 
-def score_error(q: torch.Tensor, coded: Coded, scale: float, floor: float, out: ScoreErrors) -> None:
+def score_error(q: torch.Tensor, coded: Coded, scale: float, floor: float, out: ScoreErrors, lost: float = 0.0) -> None:
     """Launch; arguments as those of the twin, contiguous."""
     pool, (batch, heads, head_dim) = coded.pool, q.shape
     kv_heads, max_blocks = coded.anchor.shape[1], coded.page_table.shape[1]
@@ -105,6 +106,7 @@ def score_error(q: torch.Tensor, coded: Coded, scale: float, floor: float, out: 
         *out,
         above(abs(scale)),
         floor,
+        lost,
         max_blocks,
         H=kv_heads,
         G=heads // kv_heads,
