@@ -142,8 +142,11 @@ def test_accumulation_and_masses(model: Arithmetic, sums: Sums, output: torch.dt
         updates=updates,
     )
     shares = np.exp2(rng.uniform(-60, 0, 200))
-    above = theorem.mass_ub(kernel, shares, error, tokens=sums.tokens, updates=updates)
-    below = theorem.mass_lb(kernel, shares, error, tokens=sums.tokens, updates=updates)
-    assert (above <= found.share_up * shares + found.share_lost).all()
-    assert (found.mass_down * shares - found.mass_lost <= below).all()
-    assert found.share_up - 1.0 <= 2.0 * float(error[0])
+    # one token's share: weights sum to at least 1/2, any of the N may have lost `lost`, this one too
+    lost = float(theorem.lost_weight_ub(kernel, updates)) + kernel.flush.value
+    for whole in (0.5, 1.0, float(sums.tokens)):
+        above = (shares * whole * (1.0 + error[0]) + lost) / (whole - sums.tokens * lost)
+        assert (above <= found.share_up * shares + found.share_lost).all()
+        below = (shares * whole / (1.0 + error[0]) - sums.block * lost) / (whole + sums.tokens * lost)
+        assert (found.mass_down * shares - found.mass_lost <= below).all()
+    assert found.share_up - 1.0 <= 2.0 * float(error[0]) + 8.0 * sums.tokens * lost

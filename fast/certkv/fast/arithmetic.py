@@ -279,17 +279,21 @@ def charges(model: Arithmetic, sums: Sums, output: torch.dtype = torch.float32) 
     relative = mass_error(model, sums)
     cast = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}[output]
     smallest = {torch.float32: 0.0, torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133}[output]
-    missing = 8.0 * (lost + n * model.flush) * outward(20) if lost <= 0.125 else math.inf
+    # with L >= 1/2 the sum of weights and y = N lost <= 1/8: (x L (1 + e) + lost) / (L - y) is at most
+    # x (1 + e) (1 + 4 y) + 8 lost, and a block's mass at least x / ((1 + e) (1 + 4 y)) - 8 B lost
+    one = (lost_weight(model, sums) + model.flush) * outward(2)
+    known = n * one <= 0.125
+    spread = (1.0 + relative) * (1.0 + 4.0 * n * one) * outward(12)
     return Charges(
         # in the units of queries as they are: in binary16 these are multiplied by at least 1, in bfloat16 by 2^-55
         floor=2.0**-64 if sums.bfloat16 and model.floor else model.floor,
         coded=coded_score(model, sums),
         original=original_score(model, sums),
         resident=original_score(model, sums),
-        share_up=(1.0 + relative) * outward(12),
-        share_lost=missing,
-        mass_down=1.0 / ((1.0 + relative) * outward(12)),
-        mass_lost=missing,
+        share_up=spread,
+        share_lost=max(8.0 * one, 2.0**-60) * outward(4) if known else math.inf,
+        mass_down=1.0 / spread,
+        mass_lost=8.0 * sums.block * one * outward(4) if known else math.inf,
         of_mean=e_o * outward(16),
         of_largest=(lost * 4.0 / least + e_o * floor + underflow) * outward(16),
         of_output=(e_l + (1.0 + e_l) * U / (1.0 - U) + underflow) * outward(16),
