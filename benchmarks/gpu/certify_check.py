@@ -105,7 +105,8 @@ def moved(x: Any) -> Any:
     if isinstance(x, torch.Tensor):
         return x.cuda()
     if isinstance(x, tuple):
-        return type(x)(*(moved(y) for y in x))
+        parts = [moved(y) for y in x]
+        return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
     if isinstance(x, (Coded, Pool)):
         return replace(x, **{f.name: moved(getattr(x, f.name)) for f in fields(x)})
     return x
