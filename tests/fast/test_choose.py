@@ -90,6 +90,18 @@ def decide(
     return found, choice
 
 
+@pytest.mark.parametrize("how", CHOOSE)
+def test_last_quotient(how: str) -> None:
+    """One below the normal range leaves the bound above it; one by a sum that overflowed is unknown."""
+    key, nothing = np.full((1, 1, 2), 7e-32), np.zeros((1, 1, 2))
+    numbers = {}
+    for weight in (1e15, 3e38):
+        found, _ = decide(how, terms_of(key, nothing, np.full((1, 1, 2), weight), nothing))
+        numbers[weight] = [float(found.bound[0, 0]), float(found.key[0, 0])]
+    assert min(numbers[1e15]) >= 2.0**-126
+    assert numbers[3e38] == [math.inf, math.inf]
+
+
 def random_terms(seed: int, heads: int = 4, blocks: int = 21, batch: int = 2) -> Terms:
     rng = np.random.default_rng(seed)
     shape = (batch, heads, blocks)

@@ -23,6 +23,9 @@ LOST = 2.0**-100
 LEAST_DENOMINATOR = 2.0**-60
 """Below this a denominator counts as 0."""
 
+LARGEST = float(torch.finfo(torch.float32).max)
+"""Above this a denominator counts as 0: a sum that overflowed says nothing of its real value."""
+
 EXP_UP, EXP_DOWN = 1.0 + 2.0**-16, 1.0 - 2.0**-16
 """Cover an exponential with a relative error of 2^-17 and one rounding more."""
 
@@ -30,6 +33,8 @@ UP, DOWN = 1.0 + 2.0**-20, 1.0 - 2.0**-20
 """Cover 8 roundings."""
 
 TINY = 2.0**-126
+"""Smallest normal number: all that a result can lose by being subnormal, or flushed."""
+
 SQUARE_LOST = 2.0**-125
 """Twice what a square, or its place in a sum, can lose by being flushed."""
 

@@ -3,7 +3,8 @@
     bound  =  min( ( sum C + sum U + eps_acc ) / sum D,  max R )  +  cast
 
 sums over coded blocks and resident tokens, ``eps_acc`` from `Charges`, R the radii of theorem ``hull``, ``cast`` what
-rounding the output to its type adds. A denominator below 2^-60 counts as 0, and whatever is not a number as infinite.
+rounding the output to its type adds. A denominator below 2^-60, and one that overflowed, counts as 0, and whatever is
+not a number as infinite.
 """
 
 from __future__ import annotations
@@ -14,13 +15,11 @@ import torch
 
 from certkv.fast.certify import PARTIAL, distance_ub, lowered
 from certkv.fast.charges import Charges
-from certkv.fast.outward_fp32 import DOWN, FACTOR, LEAST_DENOMINATOR, LOST, known
+from certkv.fast.outward_fp32 import DOWN, FACTOR, LARGEST, LEAST_DENOMINATOR, LOST, TINY, known
 
 Unit = Literal["values", "output", "absolute", "none"]
 UNITS: tuple[Unit, ...] = ("values", "output", "absolute", "none")
 """What a tolerance is a share of; ``none`` accepts every bound."""
-
-LARGEST = float(torch.finfo(torch.float32).max)
 
 
 class Totals(NamedTuple):
@@ -48,7 +47,9 @@ class Totals(NamedTuple):
 
 def over(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
     """Upper bound of a quotient; everything undefined, and a denominator that counts as 0, is infinite."""
-    return torch.where(denominator >= LEAST_DENOMINATOR, known(numerator / denominator * FACTOR), torch.inf)
+    usable = (denominator >= LEAST_DENOMINATOR) & (denominator <= LARGEST)
+    # a quotient below the normal range lost less than TINY, which leaves the others no smaller
+    return torch.where(usable, known((numerator / denominator + TINY) * FACTOR), torch.inf)
 
 
 def tolerance_lb(unit: Unit, tolerance: float, scale_lb: torch.Tensor, norm_lb: torch.Tensor) -> torch.Tensor:
@@ -102,6 +103,7 @@ def totals(
     key, pure, value, weight, scale, size = (
         part[name].sum(-1) for name in ("key", "pure_key", "value", "weight_lb", "scale_lb", "size")
     )
+    weight = torch.where(weight <= LARGEST, weight, 0.0)
     largest, radius = part["largest"].amax(-1), part["radius"].amax(-1)
     norm = distance_ub(output, torch.zeros_like(output))
     accumulation = charges.of_mean * size + charges.of_largest * largest + charges.of_output * norm + charges.absolute

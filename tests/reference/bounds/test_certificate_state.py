@@ -411,3 +411,13 @@ def test_refuses_what_it_cannot_mean() -> None:
     narrow.finish(np.zeros(DIM), np.asarray(0.0), 900)
     with pytest.raises(InputError):
         narrow.finish(np.zeros(DIM), np.asarray(0.0), 1000)
+
+
+@BOTH
+def test_last_quotient_underflows(dtype: Any) -> None:
+    """A sum of shares so large that the quotient is below the normal range: the bound is above it."""
+    largest, smallest = np.finfo(dtype).max / 8, np.finfo(dtype).smallest_normal
+    softmax = SoftmaxState(*(np.array(x, dtype) for x in (0.0, largest, [0.0] * DIM)))
+    zero = np.array(0.0, dtype)
+    state = CertificateState(softmax, zero, zero, zero, np.array(largest, dtype))
+    assert state.finish(np.zeros(DIM), np.array(0.0), 10) >= smallest

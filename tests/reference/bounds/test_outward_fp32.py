@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from flint import arb
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from certkv.reference import SettingError
@@ -142,7 +142,7 @@ def test_finish(A: float, G: float, U: float, eps: float, D: float, gamma: float
     exact = (a + c * g + u + e) / d
     if np.isfinite(result):
         assert Fraction(result) >= exact
-        lost = (1 + c) * Fraction(1, 2**100) / d
+        lost = (1 + c) * Fraction(1, 2**100) / d + Fraction(1, 2**126)
         assert Fraction(result) <= Fraction(101, 100) * (exact + lost)
     else:
         # infinite only where the bound, or something on the way, comes near binary32's largest number
@@ -157,6 +157,16 @@ def test_finish_of_the_unknown() -> None:
         assert theorem.finish(*arguments)[0] == np.inf
     assert theorem.finish(one, one, one, one, f32([2.0**-61]), one)[0] == np.inf
     assert theorem.finish(one, one, one, one, f32([0.0]), one)[0] == np.inf
+    assert theorem.finish(one, one, one, one, f32([np.inf]), one)[0] == np.inf
+
+
+@given(st.floats(0.0, 2.0**-60, width=32), st.floats(2.0**10, 2.0**127, width=32))
+@example(float(F32(1.499e-31)), float(F32(1.673e15)))
+def test_finish_where_the_quotient_underflows(A: float, D: float) -> None:
+    zero = f32([0.0])
+    result = theorem.finish(f32([A]), zero, zero, zero, f32([D]), zero)[0]
+    assert Fraction(float(result)) >= Fraction(A) / Fraction(D)
+    assert result >= theorem.TINY  # so it stays where results are flushed to zero
 
 
 def down(x: Fraction) -> Fraction:

@@ -17,9 +17,9 @@ from certkv.fast.certify import Terms
 from certkv.fast.charges import Charges
 from certkv.fast.choose import ACCEPT, EXACT_HEAD, INFINITY_BITS, REFINE, Choice
 from certkv.fast.kernels.certify import distance_ub
-from certkv.fast.kernels.outward_fp32 import DOWN, FACTOR, INFINITY, LOST, LOWERED, known, lowered
-from certkv.fast.outward_fp32 import LEAST_DENOMINATOR
-from certkv.fast.totals import LARGEST, UNITS, Totals, Unit
+from certkv.fast.kernels.outward_fp32 import DOWN, FACTOR, INFINITY, LOST, LOWERED, TINY, known, lowered
+from certkv.fast.outward_fp32 import LARGEST, LEAST_DENOMINATOR
+from certkv.fast.totals import UNITS, Totals, Unit
 
 ACCEPTED = tl.constexpr(ACCEPT)
 REFINED = tl.constexpr(REFINE)
@@ -32,8 +32,8 @@ MOST = tl.constexpr(LARGEST)
 @triton.jit
 def over(numerator, denominator):
     """Upper bound of a quotient."""
-    known_one = denominator >= LEAST
-    ratio = known(tl.div_rn(numerator, tl.where(known_one, denominator, 1.0)) * FACTOR)
+    known_one = (denominator >= LEAST) & (denominator <= MOST)
+    ratio = known((tl.div_rn(numerator, tl.where(known_one, denominator, 1.0)) + TINY) * FACTOR)
     return tl.where(known_one, ratio, INFINITY)
 
 
@@ -86,6 +86,7 @@ def choose_kernel(
     pure = tl.sum(tl.load(at + 1, mask=some, other=0.0), 0)
     values = tl.sum(tl.load(at + 2, mask=some, other=0.0), 0)
     below = tl.sum(tl.load(at + 3, mask=some, other=0.0), 0)
+    below = tl.where(below <= MOST, below, 0.0)
     scale_lb = tl.sum(tl.load(at + 4, mask=some, other=0.0), 0)
     size = tl.sum(tl.load(at + 5, mask=some, other=0.0), 0)
     largest = tl.max(known(tl.load(at + 6, mask=some, other=0.0)), 0)

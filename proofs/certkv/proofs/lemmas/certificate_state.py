@@ -129,7 +129,7 @@ def _lost(*, inside: bool = True) -> Goal:
 
 
 def _split(*, larger: bool = True) -> Goal:
-    # ||(x, y)|| <= ||x|| + ||y|| <= sqrt 2 ||(x, y)||: two halves are a looser block, never a tighter one
+    # ||(x, y)|| <= ||x|| + ||y|| <= sqrt 2 ||(x, y)||: the root forms of two halves are looser together
     n, n1, n2 = reals("n n1 n2")
     total = n1 + n2
     conclusion = z3.And(n <= total, total * total <= 2 * n * n) if larger else total <= n
@@ -190,7 +190,7 @@ LEMMAS = (
     ),
     Lemma(
         "certificate_state.split",
-        "‖(x, y)‖ <= ‖x‖ + ‖y‖ <= √2 ‖(x, y)‖: a split block is a looser one",
+        "‖(x, y)‖ <= ‖x‖ + ‖y‖ <= √2 ‖(x, y)‖: of the forms with Ω‖β‖, those of two halves are looser",
         _split,
         partial(_split, larger=False),
     ),

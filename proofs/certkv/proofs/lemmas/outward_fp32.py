@@ -153,6 +153,27 @@ def _flushed(*, charged: bool = True) -> Goal:
     )
 
 
+def _last_quotient(*, charged: bool = True) -> Goal:
+    # x = N/D exactly; q rounded by a factor g, or anything where x is below the normal range; s = fl(q + tiny)
+    x, q, s, g, tiny = reals("x q s g tiny")
+    return real(
+        s >= g * x,
+        x >= 0,
+        q >= 0,
+        between(0, g, 1),
+        tiny > 0,
+        z3.Or(q >= g * x, x < tiny),
+        s >= q,
+        *([s >= tiny] if charged else []),
+    )
+
+
+def _last_product(*, inside: bool = True) -> Goal:
+    # what is at least tiny and multiplied by F stays above F times a quotient below tiny; added after F it would not
+    x, F, tiny, result = reals("x F tiny result")
+    return real(result >= x * F, between(0, x, tiny), F >= 1, tiny > 0, result >= (tiny * F if inside else tiny))
+
+
 LEMMAS = (
     Lemma(
         "outward_fp32.budget",
@@ -221,5 +242,17 @@ LEMMAS = (
         "2^26 results flushed below 2^-126 lose at most 2^-100",
         _flushed,
         partial(_flushed, charged=False),
+    ),
+    Lemma(
+        "outward_fp32.last_quotient",
+        "q >= g x, or x < t: s >= q and s >= t are at least g x, however much q lost below t = 2^-126",
+        _last_quotient,
+        partial(_last_quotient, charged=False),
+    ),
+    Lemma(
+        "outward_fp32.last_product",
+        "x <= t: t F >= x F; t added after F was multiplied is not enough",
+        _last_product,
+        partial(_last_product, inside=False),
     ),
 )

@@ -43,9 +43,26 @@ def sums_are_covered() -> None:
     exact = sum(Fraction(float(a)) for a in A) / sum(Fraction(float(d)) for d in D)
     result = Fraction(float(outward_fp32.finish(total(A), zero, zero, zero, total(D), zero)[0]))
     require(result >= exact, "the quotient of the sums is above its bound")
-    small = np.full(1, 2.0**-140, dtype=F32)
+    flushed = 2.0**-106  # 2^20 terms of 2^-126
     kept = outward_fp32.finish(zero, zero, zero, zero, np.ones(1, dtype=F32), zero)
-    require(bool(kept[0] >= small[0]), "what was flushed to zero is above the bound")
+    require(bool(kept[0] >= flushed), "what was flushed to zero is above the bound")
+
+
+def quotient_is_covered() -> None:
+    """Divide so that the quotient is below the normal range."""
+    zero = np.zeros(1, dtype=F32)
+    A, D = F32(1.499e-31), F32(1.673e15)
+    result = outward_fp32.finish(np.asarray([A]), zero, zero, zero, np.asarray([D]), zero)[0]
+    require(Fraction(float(result)) >= Fraction(float(A)) / Fraction(float(D)), "a quotient that underflowed is lost")
+
+
+def overflow_is_unknown() -> None:
+    """Let the denominator's sum overflow: the real one is finite, and is not known."""
+    one, zero = np.ones(1, dtype=F32), np.zeros(1, dtype=F32)
+    with np.errstate(over="ignore"):
+        D = total(np.full(4, 1e38, dtype=F32))
+    result = outward_fp32.finish(one, zero, zero, zero, D, zero)[0]
+    require(bool(np.isinf(result)), "a denominator that overflowed is taken for a number")
 
 
 def psi_is_covered() -> None:
@@ -67,6 +84,8 @@ def count_is_limited() -> None:
 CHECKS = (
     Check("binary32-rest", "the guarded difference of squares is an upper bound", rest_is_covered),
     Check("binary32-sums", "the binary32 certificate is above the one of its real terms", sums_are_covered),
+    Check("binary32-quotient", "a last quotient that underflows stays an upper bound", quotient_is_covered),
+    Check("binary32-overflow", "a denominator that overflowed is unknown", overflow_is_unknown),
     Check("binary32-psi", "psi in binary32 is an upper bound", psi_is_covered),
     Check("binary32-count", "settings beyond the proved number of roundings are refused", count_is_limited),
 )
@@ -99,6 +118,20 @@ MUTANTS = (
         "terms flushed to zero not charged",
         lambda: patched((outward_fp32, "LOST", F32(0.0))),
         "binary32-sums",
+    ),
+    Mutant(
+        "quotient-flushed",
+        "-",
+        "a last quotient below the normal range not charged",
+        lambda: patched((outward_fp32, "TINY", F32(0.0))),
+        "binary32-quotient",
+    ),
+    Mutant(
+        "denominator-infinite",
+        "-",
+        "an infinite denominator taken for a number",
+        lambda: patched((outward_fp32, "MOST_DENOMINATOR", F32(np.inf))),
+        "binary32-overflow",
     ),
     Mutant(
         "psi-nearest",

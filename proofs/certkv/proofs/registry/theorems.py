@@ -235,13 +235,14 @@ THEOREMS: tuple[Theorem, ...] = (
     Theorem(
         id="outward_fp32",
         title="The certificate in binary32",
-        statement="Accumulators of non-negative terms in binary32, times 1 + 2^-12, are an upper bound; the one "
-        "subtraction is guarded, arguments of exponentials are rounded up first.",
+        statement="Accumulators of non-negative terms in binary32, their quotient plus 2^-126, times 1 + 2^-12, are an "
+        "upper bound; the one subtraction is guarded, arguments of exponentials are rounded up first.",
         formula="finish(A, G, U, eps, D, gamma) >= (A + gamma G + U + eps) / D for K <= 999 roundings on a path",
         hypotheses=(
             "IEEE 754 binary32, round to nearest, division and root too; flush to zero is allowed",
             "exp and expm1 within 2^-17 from 0.1 to 80 (tested, not proved)",
             "gamma and eps are upper bounds; blocks of at most 254 tokens",
+            "a D that is NaN, infinite or below 2^-60 counts as 0, and the bound is infinite",
         ),
         relied_on_by=(
             "certkv.reference.bounds.outward_fp32.finish",

@@ -12,7 +12,7 @@ The rescale factors of a merge are computed once and multiply all six. Whatever 
 that of the *effective* weights, ``p_t`` times the product of the factors on its way: an error of a factor is a
 log-weight error (theorem ``kernel_arithmetic``), and here only products and sums of non-negative numbers round.
 
-A block that is split between two states stands as two blocks: still a bound, but not the bound of the whole.
+A block that is split between two states stands as two blocks: still a bound, larger or smaller than that of the whole.
 
 Source: ours. Derivation: docs/derivations/certificate_state.md.
 """
@@ -162,7 +162,9 @@ class CertificateState:
             numerator = self.A + gamma * (self.G + lost) + self.U + weighted + 2 * lost
             # below lost, what underflow added to D may be more than one rounding
             known = np.where(denominator < lost, 0.0, denominator)
-            bound = numerator / known * outward(roundings + FINISHING)
+            # a quotient below the normal range lost less than the smallest normal number
+            smallest = np.finfo(np.float64).smallest_normal
+            bound = (numerator / known + smallest) * outward(roundings + FINISHING)
             return np.asarray(np.where(np.isnan(bound), np.inf, bound))
 
 

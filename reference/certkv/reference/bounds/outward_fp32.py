@@ -9,7 +9,8 @@ multiplied by ``1 + 2^-12``, where
 
 the last factor being left to elementary functions. Their *arguments* are upper bounds first (`inflate`): an error of
 the argument would grow with it. The only subtraction, ``||beta||^2 - beta_1^2``, is replaced by ``max(q2 - beta_1^2, 0)
-+ 2^-16 q2`` (`beta_perp_ub`). What underflows is charged absolutely: ``LOST`` covers 2^26 results flushed to zero.
++ 2^-16 q2`` (`beta_perp_ub`). What underflows is charged absolutely: ``LOST`` covers 2^26 results flushed to zero,
+`TINY` the last quotient.
 
 On a device: ``+ - *`` round to nearest without contraction that would *lower* a result, quotients and roots by
 ``div_rn`` and ``sqrt_rn`` (approximate ones have other errors), exp and expm1 within the allowances below.
@@ -47,6 +48,9 @@ LOST = np.float32(2.0**-100)
 LEAST_DENOMINATOR = np.float32(2.0**-60)
 """Below this a denominator counts as 0."""
 
+MOST_DENOMINATOR = np.finfo(np.float32).max
+"""Above this a denominator counts as 0: a sum that overflowed says nothing of its real value."""
+
 PERP_GUARD = np.float32(2.0**-16)
 """Share of q2 that the subtraction may lose."""
 
@@ -63,7 +67,7 @@ UP = np.float32(1.0 + 2.0**-20)
 """Covers up to 8 roundings (lemma ``outward_fp32.few``)."""
 
 TINY = np.float32(2.0**-126)
-"""Smallest normal number: more than a result can lose by being subnormal."""
+"""Smallest normal number: more than a result loses by being subnormal, and all of it where it is flushed to zero."""
 
 
 def roundings(tokens: int, block: int, splits: int) -> int:
@@ -187,12 +191,14 @@ def finish(
     Returns
     -------
     float32 [heads]
-        ``+inf`` where anything is NaN, where D is 0 or below 2^-60, or where the bound overflows.
+        ``+inf`` where anything is NaN, where D is infinite or below 2^-60, or where the bound overflows; never below
+        2^-126.
     """
     A, G, U, eps, D, gamma = (np.asarray(x, dtype=np.float32) for x in (A, G, U, eps, D, gamma))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
         numerator = A + gamma * (G + LOST) + U + eps + LOST
-        bound = numerator / D * FACTOR
+        # a quotient below the normal range lost less than TINY, which leaves the others no smaller
+        bound = (numerator / D + TINY) * FACTOR
     # below 2^-60 gradual underflow of its terms could have raised the sum by more than its roundings did
-    known = ~np.isnan(bound) & (D >= LEAST_DENOMINATOR)
+    known = ~np.isnan(bound) & (D >= LEAST_DENOMINATOR) & (D <= MOST_DENOMINATOR)
     return np.asarray(np.where(known, bound, np.float32(np.inf)), dtype=np.float32)
