@@ -164,6 +164,7 @@ def coded_block(
     ROWS: tl.constexpr = R if BITS == 4 else B
     HALF: tl.constexpr = 8.0 if BITS == 4 else 128.0
     NV: tl.constexpr = (D + VC - 1) // VC
+    NG: tl.constexpr = (D + GROUP - 1) // GROUP if GROUP > 0 else 1
     i = tl.arange(0, BP)
     token = (i // RP) * R + i % RP
     there = (i % RP < R) & (token < B)
@@ -218,7 +219,6 @@ def coded_block(
                 tl.broadcast_to(z[:, None], [VC, GP]), tl.broadcast_to(total[None, :], [VC, GP]), acc * s[:, None]
             )
         else:
-            NG: tl.constexpr = (D + GROUP - 1) // GROUP
             group = (gg * (VC // 8) + VC * v) // GROUP
             at = place * (B * NG) + r * NG + group
             inside = (group < NG) & (r < R)
