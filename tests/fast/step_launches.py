@@ -36,6 +36,7 @@ def launches() -> None:
                 parts.choice,
                 state,
                 parts.missing,
+                made._check(),
                 parts.corrections,
                 before,
             )

@@ -15,6 +15,8 @@ from certkv.fast.choose import EXACT_HEAD, KEYS, REFINE, VALUES, Choice, compact
 from certkv.fast.coded import Coded
 from certkv.fast.merge import merge
 from certkv.fast.refine import (
+    CHECKED,
+    Check,
     Corrections,
     State,
     bits_per_score,
@@ -54,7 +56,8 @@ class Case:
         self.choice = Choice.empty(2, heads, KV_HEADS, cache.max_blocks)
         self.delta = torch.full((2, heads, cache.max_blocks), 0.5)
         self.missing = torch.zeros(2, dtype=torch.uint8)
-        self.made = made
+        self.made, self.dense, self.guard = made, torch.zeros(2, dtype=torch.uint8), 0.0
+        self.size = torch.full((2, heads, cache.max_blocks), 64.0)
 
     def choose(self) -> None:
         """Choose anything that is coded and not pinned, for two thirds of the heads."""
@@ -70,15 +73,21 @@ class Case:
         ws = self.ws
         return State(ws.weights, ws.reference, ws.levels, ws.m, ws.l, self.first, self.largest, ws.o, ws.output, ws.lse)
 
+    @property
+    def check(self) -> Check:
+        return Check(self.guard, 2.0**-18, self.size, self.dense)
+
     def twin(self, before: torch.Tensor | None = None) -> None:
-        originals, state = self.cache.originals, self.state
-        refine_twin(self.q, SCALE, self.coded, originals, self.delta, self.choice, state, self.missing, None, before)
+        self.run(refine_twin, None, before)
 
     def kernel(self, before: torch.Tensor | None = None) -> None:
         from certkv.fast.kernels.refine import launch
 
-        originals, state, work = self.cache.originals, self.state, Corrections.empty(*self.q.shape)
-        launch(self.q, SCALE, self.coded, originals, self.delta, self.choice, state, self.missing, work, before)
+        self.run(launch, Corrections.empty(*self.q.shape), before)
+
+    def run(self, how: Any, work: Corrections | None, before: torch.Tensor | None) -> None:
+        originals, state, check = self.cache.originals, self.state, self.check
+        how(self.q, SCALE, self.coded, originals, self.delta, self.choice, state, self.missing, check, work, before)
 
 
 def anew(case: Case, s: int, h: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -213,6 +222,30 @@ def test_the_first_round_keeps_what_the_first_pass_was(run: str) -> None:
 
         launch_keep_largest(after, case.state, case.choice.action)
     assert torch.equal(after, kept)
+
+
+@pytest.mark.parametrize("run", ["twin", pytest.param("kernel", marks=INTERPRETED)])
+@pytest.mark.parametrize("bit", [KEYS, VALUES, CHECKED])
+def test_scores_that_contradict_their_annotation_are_noticed(run: str, bit: int) -> None:
+    """A code that is not the one that was stored, in a block that is scored both ways; exploration changes nothing."""
+    case = Case(torch.float16, "int8", 8)
+    case.choice.chosen[0, 0, 3] = bit
+    compact(case.choice)
+    before = case.ws.l.clone(), case.ws.o.clone(), case.ws.weights.clone(), case.ws.levels.clone()
+    getattr(case, run)()
+    assert case.dense.tolist() == [0, 0]
+    if bit == CHECKED:
+        assert all(map(torch.equal, before, (case.ws.l, case.ws.o, case.ws.weights, case.ws.levels)))
+    page = case.cache.pages.pages(0)[3]
+    largest = int(case.q[0, 0].abs().argmax())
+    case.cache.pool.key_codes[page, 0, 2, largest] ^= 0x80
+    case.delta.fill_(0.01)
+    getattr(case, run)()
+    assert case.dense.tolist() == [int(bit != VALUES), 0]
+    case.dense.zero_()
+    case.guard = 10.0
+    getattr(case, run)()
+    assert case.dense.tolist() == [0, 0]
 
 
 def test_too_little_left_is_measured() -> None:

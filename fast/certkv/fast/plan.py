@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import torch
 
-from certkv.fast import dense
-from certkv.fast.arithmetic import H200, TWIN, Sums, charges, mass_error, original_score, query_loss
+from certkv.fast import dense, paper
+from certkv.fast.arithmetic import H200, TWIN, Arithmetic, Sums, charges, mass_error, original_score, query_loss
 from certkv.fast.cache import TieredCache
 from certkv.fast.certify import CHUNK, Pass, Terms
 from certkv.fast.charges import Charges, ScoreCharge
@@ -26,9 +26,10 @@ from certkv.fast.finish import Flags
 from certkv.fast.formats import VALUE_FORMATS
 from certkv.fast.memory import MemoryTable, Row, measured_peak
 from certkv.fast.outward_fp32 import above, check_roundings
+from certkv.fast.paper import Selection
 from certkv.fast.passes import Passes, passes_for
 from certkv.fast.policies import Budget, Naive, PaperPolicy, Policy
-from certkv.fast.refine import Corrections, State, refined
+from certkv.fast.refine import Check, Corrections, State, refined
 from certkv.fast.resident_terms import ResidentPass
 from certkv.fast.score_error import ScoreErrors
 from certkv.fast.step import Step
@@ -65,6 +66,7 @@ class Parts(NamedTuple):
     exact_bound: torch.Tensor
     missing: torch.Tensor
     dense: torch.Tensor
+    selection: Selection
 
     @property
     def nbytes(self) -> int:
@@ -93,10 +95,9 @@ class Rounding(NamedTuple):
     lost: float
 
 
-def rounding(cache: TieredCache, splits: int, rounds: int, out_dtype: torch.dtype) -> Rounding:
-    """Evaluate the arithmetic of what runs on the cache's device, for every length up to its capacity."""
+def rounding(model: Arithmetic, cache: TieredCache, splits: int, rounds: int, out_dtype: torch.dtype) -> Rounding:
+    """Evaluate the arithmetic of an implementation for every length up to the cache's capacity."""
     fmt = VALUE_FORMATS[cache.values]
-    model = H200 if cache.device.type == "cuda" else TWIN
     sums = Sums(
         tokens=cache.capacity,
         head_dim=cache.head_dim,
@@ -139,6 +140,8 @@ class Plan:
     scale : float
     out_dtype : torch.dtype
     splits : int
+    index : int64 []
+        Number of the step, for the exploration draw of `PaperPolicy`; to be advanced by the caller.
     """
 
     def __init__(
@@ -149,9 +152,10 @@ class Plan:
         scale: float,
         out_dtype: torch.dtype,
         splits: int | None = None,
-        passes: Passes | None = None,
+        implementation: tuple[Passes, Arithmetic] | None = None,
     ) -> None:
-        self.passes = passes_for(cache.device) if passes is None else passes
+        model = H200 if cache.device.type == "cuda" else TWIN
+        self.passes, model = (passes_for(cache.device), model) if implementation is None else implementation
         self.cache, self.q_heads, self.policy, self.scale, self.out_dtype = cache, q_heads, policy, scale, out_dtype
         batch, device, max_blocks, head_dim = cache.batch, cache.device, cache.max_blocks, cache.head_dim
         pinned = 1 if isinstance(policy, Budget) else 0
@@ -159,7 +163,7 @@ class Plan:
             cache.pool, cache.pages.table, cache.lengths, cache.anchor, cache.values, min(pinned, max_blocks)
         )
         self.splits = splits_of(cache) if splits is None else splits
-        self.rounding = rounding(cache, self.splits, self.rounds, out_dtype)
+        self.rounding = rounding(model, cache, self.splits, self.rounds, out_dtype)
         self.ws = plan_workspace(batch, q_heads, head_dim, cache.block, max_blocks, self.splits, device)
 
         def heads() -> torch.Tensor:
@@ -178,12 +182,16 @@ class Plan:
             exact_bound=heads(),
             missing=torch.zeros(batch, dtype=torch.uint8, device=device),
             dense=torch.zeros(batch, dtype=torch.uint8, device=device),
+            selection=Selection.empty(batch, q_heads, max_blocks if isinstance(policy, PaperPolicy) else 0, device),
         )
+        self.index = torch.zeros((), dtype=torch.int64, device=device)
         self._staging: torch.Tensor | None = dense.staging(cache) if isinstance(policy, PaperPolicy) else None
 
     @property
     def rounds(self) -> int:
         """Rounds of promotion; none where the tolerance is 0, which no quantized output meets."""
+        if isinstance(self.policy, PaperPolicy):
+            return 1
         return self.policy.rounds if isinstance(self.policy, Budget) and self.policy.tolerance > 0.0 else 0
 
     def step(self) -> Step:
@@ -244,6 +252,17 @@ class Plan:
         unit: Unit = policy.relative_to if isinstance(policy, Budget) else "none"
         tolerance = policy.tolerance if isinstance(policy, Budget) else 0.0
         for done in range(self.rounds + 1):
+            if done == 1 and isinstance(policy, PaperPolicy):
+                paper.select(
+                    policy,
+                    self.coded,
+                    parts.terms.mass,
+                    parts.resident_mass,
+                    ws.l,
+                    self.index,
+                    parts.choice,
+                    parts.selection,
+                )
             if done:
                 use.refine(
                     q,
@@ -254,10 +273,13 @@ class Plan:
                     parts.choice,
                     self._state(),
                     parts.missing,
+                    self._check(),
                     parts.corrections,
                     parts.terms.partial if done == 1 else None,
                 )
             self._certify(q, done)
+            if done == 0 and isinstance(policy, PaperPolicy):
+                continue
             use.choose(
                 parts.terms,
                 ws.levels,
@@ -270,7 +292,10 @@ class Plan:
                 parts.found,
                 parts.choice,
             )
-        if isinstance(policy, Budget):
+        if isinstance(policy, PaperPolicy):
+            delta, levels = parts.errors.delta, ws.levels
+            paper.monitors(policy, self.coded, parts.selection, parts.terms.mass, ws.l, delta, levels, parts.choice)
+        if not isinstance(policy, Naive):
             self._exact(q)
         use.finish(
             q,
@@ -280,7 +305,7 @@ class Plan:
             parts.exact_bound,
             parts.found,
             ws.levels,
-            None,
+            parts.selection.rung if isinstance(policy, PaperPolicy) else None,
             parts.choice,
             flags,
             cache.originals.block_bytes,
@@ -288,6 +313,12 @@ class Plan:
         )
         out.ran(self, q)
         return out
+
+    def _check(self) -> Check:
+        guard = self.policy.guard if isinstance(self.policy, PaperPolicy) else 0.0
+        # decoding rounds once more than reading does, and both scores are within 4 u more of their sums
+        relative = above(2.0 * self.rounding.first.original.relative + 2.0**-20)
+        return Check(guard, relative, self.parts.errors.size, self.parts.dense)
 
     def _state(self) -> State:
         ws = self.ws

@@ -38,6 +38,7 @@ from certkv.fast.charges import Charges
 from certkv.fast.choose import EXACT_HEAD, KEYS, REFINE, VALUES, Choice
 from certkv.fast.coded import Coded, grouped
 from certkv.fast.formats import VALUE_FORMATS, Encoded
+from certkv.fast.formats.channel import INT8
 from certkv.fast.host import Originals
 
 KEPT = 0.25
@@ -49,6 +50,9 @@ LARGEST_DELTA = 1.0
 OLD = 4.0
 """What the first pass lost counts so often, relative to what is left."""
 
+CHECKED = 4
+"""Bit of a choice: the block is scored both ways, and that is all."""
+
 LARGEST = PARTIAL.index("largest")
 
 SPLITS = 32
@@ -56,6 +60,29 @@ SPLITS = 32
 
 ITEMS_AT_ONCE = 64
 """Blocks that the twin reads at once."""
+
+
+class Check(NamedTuple):
+    """Comparison of every score that is computed both ways: ``|exact - coded| <= Delta + guard + rounding``.
+
+    It holds for what was stored as it was measured; where it fails, codes or annotations are damaged.
+
+    Attributes
+    ----------
+    guard : float
+        In nats.
+    relative : float
+        Rounding of both scores, relative to ``size``.
+    size : float32 [batch, Hq, max_blocks]
+        `ScoreErrors.size`.
+    dense : uint8 [batch]
+        Set to 1 for a sequence where it fails.
+    """
+
+    guard: float
+    relative: float
+    size: torch.Tensor
+    dense: torch.Tensor
 
 
 class State(NamedTuple):
@@ -158,6 +185,7 @@ def refine_twin(
     choice: Choice,
     state: State,
     missing: torch.Tensor,
+    check: Check,
     work: Corrections | None,
     before: torch.Tensor | None,
 ) -> None:
@@ -177,6 +205,8 @@ def refine_twin(
         Everything but the references is written.
     missing : uint8 [batch]
         Set to 1 for a sequence whose originals are not there.
+    check : Check
+        What is scored exactly: chosen keys, and blocks with bit `CHECKED`.
     work : Corrections or None
         What kernels sum in; the twin needs none.
     before : float32 [batch, Hq, entries, 8] or None
@@ -207,17 +237,23 @@ def refine_twin(
         # c as the kernels have it: rounded to binary32
         scores = (queries[b, h] @ k.transpose(1, 2)) * bits_per_score(scale)
         scored = torch.exp2(scores - ref[..., None]).to(torch.float32).to(torch.float16)
+        coded_scores = (queries[b, h] @ _coded_keys(coded, b, h, block).transpose(1, 2)) * bits_per_score(scale)
+        apart = (scores - coded_scores).abs() * math.log(2.0)
+        allowed = grouped(delta, kv_heads)[b, h, :, block] + check.guard
+        allowed = allowed + check.relative * grouped(check.size, kv_heads)[b, h, :, block]
+        wrong = ~(apart <= allowed[..., None]) & (mine & (KEYS | CHECKED) != 0)[..., None]
+        check.dense[b[wrong.flatten(1).any(-1)]] = 1
         after = torch.where((mine & KEYS != 0)[..., None], scored, old)
-        was, now = ((x & VALUES != 0)[..., None, None] for x in (level, level | mine))
+        was, now = ((x & VALUES != 0)[..., None, None] for x in (level, level | (mine & (KEYS | VALUES))))
         v_before = torch.where(was, v[:, None], coded_v[:, None])
         v_after = torch.where(now, v[:, None], coded_v[:, None])
         p, p_new = old.to(torch.float64), after.to(torch.float64)
-        factor = torch.where(mine != 0, torch.exp2(ref - m[b, h].to(torch.float64)), 0.0)
+        factor = torch.where(mine & (KEYS | VALUES) != 0, torch.exp2(ref - m[b, h].to(torch.float64)), 0.0)
         moved = ((p_new - p)[..., None] * v_before + p_new[..., None] * (v_after - v_before)).sum(-2)
         change_l.index_put_((b, h), factor * (p_new - p).sum(-1), accumulate=True)
         change_o.index_put_((b, h), factor[..., None] * moved, accumulate=True)
         weights[b, h, :, block] = after
-        levels[b, h, :, block] = level | mine
+        levels[b, h, :, block] = level | (mine & (KEYS | VALUES))
     settle(change_l.flatten(1, 2), change_o.flatten(1, 2), delta, choice, state)
 
 
@@ -266,6 +302,13 @@ def _read(
     """Originals of items, float64 [n, B, d]."""
     index = (x.to(store.device) for x in (b, h, block))
     return store[tuple(index)].to(device).to(torch.float64)
+
+
+def _coded_keys(coded: Coded, b: torch.Tensor, h: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
+    """Decode keys of items, float64 [n, B, d]."""
+    pool, page = coded.pool, coded.page_table[b, block].to(torch.int64)
+    stored = Encoded(pool.key_codes[page, h], pool.key_step[page, h], pool.key_minimum[page, h])
+    return INT8.decode(stored, coded.block)[0]
 
 
 def _coded_values(coded: Coded, b: torch.Tensor, h: torch.Tensor, block: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from certkv.fast.choose import EXACT_HEAD, REFINE, Choice
 from certkv.fast.coded import Coded
 from certkv.fast.host import Originals
 from certkv.fast.kernels.outward_fp32 import known, load16
-from certkv.fast.refine import KEPT, LARGEST, LARGEST_DELTA, SPLITS, Corrections, State, bits_per_score
+from certkv.fast.refine import KEPT, LARGEST, LARGEST_DELTA, SPLITS, Check, Corrections, State, bits_per_score
 
 CHANNELS = 16
 """Channels of a tile."""
@@ -55,14 +55,22 @@ def coded_values(
 def refine_kernel(
     q,
     c,
+    to_nats,
+    guard,
+    relative,
     keys,
     values,
     present,
+    key_codes,
+    key_step,
+    key_minimum,
     value_codes,
     value_step,
     value_minimum,
     page_table,
     delta,
+    size,
+    dense,
     chosen,
     work,
     counts,
@@ -120,8 +128,12 @@ def refine_kernel(
             start = (kv * max_blocks + block) * (B * D)
             p = tl.load(weights + at[:, None] * B + token[None, :], mask=both, other=0.0)
             p_new = p
-            if tl.max(new_keys.to(tl.int32), 0) != 0:
+            page = tl.load(page_table + sequence * max_blocks + block).to(tl.int64)
+            place = page * H + head
+            scored = (mine & 5) != 0
+            if tl.max(scored.to(tl.int32), 0) != 0:
                 x = tl.zeros((GP, BP), tl.float32)
+                coded_x = tl.zeros((GP, BP), tl.float32)
                 for first in range(0, D, C):
                     inside = first + channel < D
                     query = load16(
@@ -132,24 +144,34 @@ def refine_kernel(
                         there[:, None] & inside[None, :],
                         BFLOAT,
                     )
+                    mask = there[:, None] & inside[None, :]
+                    coded_key = coded_values(
+                        key_codes, key_step, key_minimum, place, token, first + channel, mask, B, B, D, 0, BFLOAT
+                    )
                     x += tl.sum(query[:, None, :] * key[None, :, :], 2)
-                scored = tl.exp2(x * c - ref[:, None]).to(tl.float16)
-                p_new = tl.where(new_keys[:, None] & there[None, :], scored, p)
-                far = new_keys & ~(tl.load(delta + at, mask=heads, other=0.0) <= FAR)
+                    coded_x += tl.sum(query[:, None, :] * tl.where(mask, coded_key, 0.0)[None, :, :], 2)
+                after = tl.exp2(x * c - ref[:, None]).to(tl.float16)
+                p_new = tl.where(new_keys[:, None] & there[None, :], after, p)
+                error = tl.load(delta + at, mask=heads, other=0.0)
+                far = new_keys & ~(error <= FAR)
+                allowed = error + guard + relative * tl.load(size + at, mask=heads, other=0.0)
+                apart = tl.abs(x - coded_x) * to_nats
+                wrong = ~(apart <= allowed[:, None]) & scored[:, None] & there[None, :]
+                if tl.max(tl.max(wrong.to(tl.int32), 1), 0) != 0:
+                    tl.store(dense + sequence, 1)
                 # a sum that is no number sends its head to rung 3
                 sum_l += tl.where(far, float("nan"), 0.0)
-            factor = tl.where(mine != 0, tl.exp2(ref - m), 0.0)
+            factor = tl.where((mine & 3) != 0, tl.exp2(ref - m), 0.0)
             dp = p_new.to(tl.float32) - p.to(tl.float32)
             moved = tl.where(new_values[:, None], p_new.to(tl.float32), 0.0)
             wanted = tl.max((new_values | (was & new_keys)).to(tl.int32), 0) != 0
             sum_l += factor * tl.sum(dp, 1)
-            page = tl.load(page_table + sequence * max_blocks + block).to(tl.int64)
             joined = ()
             for part in tl.static_range((D + C - 1) // C):
                 here = part * C + channel
                 mask = there[:, None] & (here < D)[None, :]
                 coded = coded_values(
-                    value_codes, value_step, value_minimum, page * H + head, token, here, mask, R, B, D, GROUP, BFLOAT
+                    value_codes, value_step, value_minimum, place, token, here, mask, R, B, D, GROUP, BFLOAT
                 )
                 coded = tl.where(mask, coded, 0.0)
                 exact = load16(values + start + token[:, None] * D + here[None, :], mask & wanted, BFLOAT)
@@ -157,8 +179,8 @@ def refine_kernel(
                 change = tl.sum(dp[:, :, None] * before, 1) + tl.sum(moved[:, :, None] * (exact - coded)[None, :, :], 1)
                 joined = joined + (sum_o[part] + factor[:, None] * change,)  # type: ignore[assignment]  # noqa: RUF005
             sum_o = joined
-            tl.store(weights + at[:, None] * B + token[None, :], p_new, mask=both & (mine != 0)[:, None])
-            tl.store(levels + at, (level | mine).to(tl.uint8), mask=heads & (mine != 0))
+            tl.store(weights + at[:, None] * B + token[None, :], p_new, mask=both & ((mine & 3) != 0)[:, None])
+            tl.store(levels + at, (level | (mine & 3)).to(tl.uint8), mask=heads & ((mine & 3) != 0))
     to = row * S + split
     tl.store(change_l + to, sum_l, mask=heads)
     for part in tl.static_range((D + C - 1) // C):
@@ -243,6 +265,7 @@ def launch(
     choice: Choice,
     state: State,
     missing: torch.Tensor,
+    check: Check,
     work: Corrections,
     before: torch.Tensor | None,
 ) -> None:
@@ -254,14 +277,22 @@ def launch(
     refine_kernel[(batch * kv_heads, SPLITS)](
         q.view(torch.int16),
         bits_per_score(scale),
+        abs(scale),
+        check.guard,
+        check.relative,
         originals.keys.view(torch.int16),
         originals.values.view(torch.int16),
         originals.present,
+        pool.key_codes,
+        pool.key_step.view(torch.int16),
+        pool.key_minimum.view(torch.int16),
         pool.value_codes,
         pool.value_step.view(torch.int16),
         pool.value_minimum.view(torch.int16),
         coded.page_table,
         delta,
+        check.size,
+        check.dense,
         choice.chosen,
         choice.work,
         choice.counts,
