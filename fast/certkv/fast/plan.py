@@ -8,37 +8,34 @@ alone: the parts are predicated by flags on the device, so that one captured gra
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import NamedTuple
-
 import torch
 
 from certkv.fast import dense, paper
-from certkv.fast.arithmetic import H200, TWIN, Arithmetic, Sums, charges, mass_error, original_score, query_loss
+from certkv.fast.arithmetic import H200, TWIN, Arithmetic
 from certkv.fast.cache import TieredCache
-from certkv.fast.certify import CHUNK, Pass, Terms
-from certkv.fast.charges import Charges, ScoreCharge
+from certkv.fast.certify import CHUNK, Pass
 from certkv.fast.checks import Reasons, check_tensor, real_number, type_name, whole_number
-from certkv.fast.choose import EXACT_HEAD, Choice
+from certkv.fast.choose import EXACT_HEAD
 from certkv.fast.coded import Coded
 from certkv.fast.errors import DTypeError, InputError, PlanError, SettingError
 from certkv.fast.finish import Flags
-from certkv.fast.formats import VALUE_FORMATS
 from certkv.fast.memory import MemoryTable, Row, measured_peak
 from certkv.fast.outward_fp32 import above, check_roundings
-from certkv.fast.paper import Selection
+from certkv.fast.parts import Parts
 from certkv.fast.passes import Passes, passes_for
 from certkv.fast.policies import Budget, Naive, PaperPolicy, Policy
-from certkv.fast.refine import Check, Corrections, State, refined
+from certkv.fast.refine import Check, State
 from certkv.fast.resident_terms import ResidentPass
-from certkv.fast.score_error import ScoreErrors
+from certkv.fast.rounding import rounding
 from certkv.fast.step import Step
-from certkv.fast.totals import Totals, Unit
+from certkv.fast.totals import Unit
 from certkv.fast.workspace import plan_workspace
 
 TWIN_SPLITS = 4
 PROGRAMS_PER_MULTIPROCESSOR = 8
 """A program is one warp; this many per multiprocessor hide each other's waits."""
+
+HOPPER, LARGEST_HEAD = 9, 256
 
 LARGEST_SCALE = 2.0**60
 """Scales between its inverse and it: scores of originals stay in binary32."""
@@ -50,73 +47,6 @@ class Listed(Reasons):
     def strings(self) -> list[str]:
         """Return every reason."""
         return [str(error) for error in self._errors]
-
-
-class Parts(NamedTuple):
-    """What a plan holds for its runs, beside the workspace; everything is allocated once."""
-
-    errors: ScoreErrors
-    terms: Terms
-    found: Totals
-    choice: Choice
-    corrections: Corrections
-    first: torch.Tensor
-    largest: torch.Tensor
-    resident_mass: torch.Tensor
-    exact_bound: torch.Tensor
-    missing: torch.Tensor
-    dense: torch.Tensor
-    selection: Selection
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(
-            part.nbytes if isinstance(part, torch.Tensor) else sum(tensor.nbytes for tensor in part) for part in self
-        )
-
-
-class Rounding(NamedTuple):
-    """What rounding costs, in binary32.
-
-    Attributes
-    ----------
-    first, after : Charges
-        Of the first pass, and of a state that refinement may have corrected.
-    exact : ScoreCharge
-        Of a score in rung 3.
-    lost : float
-        See `score_error.score_error`.
-    """
-
-    first: Charges
-    after: Charges
-    exact: ScoreCharge
-    lost: float
-
-
-def rounding(model: Arithmetic, cache: TieredCache, splits: int, rounds: int, out_dtype: torch.dtype) -> Rounding:
-    """Evaluate the arithmetic of an implementation for every length up to the cache's capacity."""
-    fmt = VALUE_FORMATS[cache.values]
-    sums = Sums(
-        tokens=cache.capacity,
-        head_dim=cache.head_dim,
-        block=cache.block,
-        splits=splits,
-        bits=fmt.bits,
-        group=fmt.group,
-        bfloat16=cache.dtype == torch.bfloat16,
-    )
-    first = charges(model, sums, out_dtype)
-    # what a share's factors err by is more than what the factors of a weight do
-    after = refined(first, block=cache.block, max_blocks=cache.max_blocks, rounds=rounds, chain=mass_error(model, sums))
-    lost = above(query_loss(model, sums) / first.coded.relative)
-    return Rounding(first.rounded(), after.rounded(), rounded(original_score(model, sums)), lost)
-
-
-def rounded(charge: ScoreCharge) -> ScoreCharge:
-    """Return the same in binary32, rounded up."""
-    return ScoreCharge(*(above(getattr(charge, one.name)) for one in fields(charge)))
 
 
 def splits_of(cache: TieredCache) -> int:
@@ -166,24 +96,7 @@ class Plan:
         self.rounding = rounding(model, cache, self.splits, self.rounds, out_dtype)
         self.ws = plan_workspace(batch, q_heads, head_dim, cache.block, max_blocks, self.splits, device)
 
-        def heads() -> torch.Tensor:
-            return torch.full((batch, q_heads), torch.nan, dtype=torch.float32, device=device)
-
-        shape = (batch, q_heads, max_blocks)
-        self.parts = Parts(
-            errors=ScoreErrors(*(torch.full(shape, torch.nan, device=device) for _ in range(3))),
-            terms=Terms.empty(batch, q_heads, max_blocks, device),
-            found=Totals.empty(batch, q_heads, device),
-            choice=Choice.empty(batch, q_heads, cache.kv_heads, max_blocks, device),
-            corrections=Corrections.empty(batch, q_heads, head_dim, device),
-            first=heads(),
-            largest=heads(),
-            resident_mass=torch.full((batch, q_heads, 2), torch.nan, device=device),
-            exact_bound=heads(),
-            missing=torch.zeros(batch, dtype=torch.uint8, device=device),
-            dense=torch.zeros(batch, dtype=torch.uint8, device=device),
-            selection=Selection.empty(batch, q_heads, max_blocks if isinstance(policy, PaperPolicy) else 0, device),
-        )
+        self.parts = Parts.empty(cache, q_heads, isinstance(policy, PaperPolicy))
         self.index = torch.zeros((), dtype=torch.int64, device=device)
         self._staging: torch.Tensor | None = dense.staging(cache) if isinstance(policy, PaperPolicy) else None
 
@@ -393,6 +306,17 @@ def checked_scale(scale: float | None, head_dim: int) -> float:
     return value
 
 
+def device_reasons(cache: TieredCache) -> list[str]:
+    """Say why kernels cannot run, or would run without a proof, on the cache's GPU."""
+    reasons = []
+    major, minor = torch.cuda.get_device_capability(cache.device)
+    if major != HOPPER:
+        reasons.append(f"the GPU has compute capability {major}.{minor}; the kernels' rounding is modelled for 9.x")
+    if cache.head_dim % 4 or cache.head_dim > LARGEST_HEAD:
+        reasons.append(f"head_dim is {cache.head_dim}; kernels take multiples of 4 up to {LARGEST_HEAD}")
+    return reasons
+
+
 def plan(
     cache: TieredCache,
     q_heads: int,
@@ -435,6 +359,9 @@ def plan(
     reasons.catch(check_roundings, cache.block, -(-cache.max_blocks // CHUNK) + 2)
     if cache.device.type not in ("cpu", "cuda"):
         reasons.add(SettingError(f"the cache is on {cache.device}; steps run on CUDA devices and on the CPU"))
+    if cache.device.type == "cuda":
+        for reason in device_reasons(cache):
+            reasons.add(SettingError(reason))
     if reasons.strings() or heads is None or factor is None:
         raise PlanError(reasons.strings())
     return Plan(cache, heads, policy, factor, kind)

@@ -1,0 +1,63 @@
+"""What a plan holds for its runs, beside the workspace."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from certkv.fast.cache import TieredCache
+from certkv.fast.certify import Terms
+from certkv.fast.choose import Choice
+from certkv.fast.paper import Selection
+from certkv.fast.refine import Corrections
+from certkv.fast.score_error import ScoreErrors
+from certkv.fast.totals import Totals
+
+
+class Parts(NamedTuple):
+    """What a plan holds for its runs, beside the workspace; everything is allocated once."""
+
+    errors: ScoreErrors
+    terms: Terms
+    found: Totals
+    choice: Choice
+    corrections: Corrections
+    first: torch.Tensor
+    largest: torch.Tensor
+    resident_mass: torch.Tensor
+    exact_bound: torch.Tensor
+    missing: torch.Tensor
+    dense: torch.Tensor
+    selection: Selection
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(
+            part.nbytes if isinstance(part, torch.Tensor) else sum(tensor.nbytes for tensor in part) for part in self
+        )
+
+    @classmethod
+    def empty(cls, cache: TieredCache, q_heads: int, selects: bool) -> Parts:
+        """Allocate; floats are NaN. ``selects``: whether the policy selects blocks by their masses."""
+        batch, device, max_blocks, head_dim = cache.batch, cache.device, cache.max_blocks, cache.head_dim
+
+        def heads() -> torch.Tensor:
+            return torch.full((batch, q_heads), torch.nan, dtype=torch.float32, device=device)
+
+        shape = (batch, q_heads, max_blocks)
+        return cls(
+            errors=ScoreErrors(*(torch.full(shape, torch.nan, device=device) for _ in range(3))),
+            terms=Terms.empty(batch, q_heads, max_blocks, device),
+            found=Totals.empty(batch, q_heads, device),
+            choice=Choice.empty(batch, q_heads, cache.kv_heads, max_blocks, device),
+            corrections=Corrections.empty(batch, q_heads, head_dim, device),
+            first=heads(),
+            largest=heads(),
+            resident_mass=torch.full((batch, q_heads, 2), torch.nan, device=device),
+            exact_bound=heads(),
+            missing=torch.zeros(batch, dtype=torch.uint8, device=device),
+            dense=torch.zeros(batch, dtype=torch.uint8, device=device),
+            selection=Selection.empty(batch, q_heads, max_blocks if selects else 0, device),
+        )
