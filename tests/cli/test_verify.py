@@ -279,6 +279,47 @@ def test_a_format_that_ends_the_process_is_no_success(
     assert "sound" not in said.out
 
 
+LOSSLESS = "class X:\n def encode(self, x): return x.astype('f8')\n def decode(self, s): return s.copy()\n"
+BAD_CLAIM = "class Y(X):\n def decode_error_ub(self, s): return s * float('nan')\n"
+DIES_LATER = "class Z(X):\n def bytes_per_block(self, b, d): import os; os._exit(0)\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "failed"), [("X", 0, set()), ("Y", 1, {"meaning", "annotations"}), ("Z", 1, {"bytes"})]
+)
+def test_what_became_of_a_format_is_written(
+    name: str,
+    code: int,
+    failed: set[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Screen, JSON and JUnit say the same, for a format that ends its process too."""
+    (tmp_path / "written_format.py").write_text(LOSSLESS + BAD_CLAIM + DIES_LATER, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    sizes = ["--blocks", "1,4", "--head-dims", "2"]
+    files = ["--json", "v.json", "--junit", "v.xml"]
+    assert main(["verify", "--format", f"written_format:{name}", *sizes, *files]) == code
+    printed = capsys.readouterr().out
+    written = json.loads((tmp_path / "v.json").read_text("utf-8"))
+    root = ElementTree.parse(tmp_path / "v.xml").getroot()
+    found = {row["id"] for row in written["rows"] if row["result"] == "fail"}
+    assert failed <= found
+    assert bool(found) == bool(failed)
+    assert found == {case.attrib["name"] for case in root.iter("testcase") if case.find("failure") is not None}
+    assert all(f"FAILED {row}: " in printed for row in found)
+    assert written["summary"]["ok"] == (code == 0)
+    assert written["summary"]["failed"] == len(found) == sum(int(suite.attrib["failures"]) for suite in root)
+    assert written["summary"]["rows"] == len(list(root.iter("testcase")))
+    skipped = [row["id"] for row in written["rows"] if row["result"] == "not applicable"]
+    assert skipped == [case.attrib["name"] for case in root.iter("testcase") if case.find("skipped") is not None]
+    assert written["settings"]["blocks"] == [1, 4]
+    if name != "Z":
+        assert written["summary"]["tried"] == "1, 4 x 2; 64 x 2"
+        assert "tried: 1, 4 x 2; 64 x 2" in printed
+
+
 def test_an_interrupted_question_is_not_answered_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer of a question that was given up must not reach the one after it."""
     hypothesis_only = "(set-logic QF_LRA)(declare-const x Real)(assert (> x 0))(check-sat)"
@@ -319,7 +360,13 @@ def test_two_processes_agree_with_one() -> None:
         (["--mutants", "--limit", "5"], "--mutants runs alone"),
         (["--json", "/nowhere/v.json"], "does not exist"),
         (["--mutants", "--quick"], "--mutants runs alone"),
-        (["--format", "a:B", "--json", "x"], "--format runs alone"),
+        (["--mutants", "--json", "x"], "--mutants runs alone"),
+        (["--format", "a:B", "--quick"], "--format runs alone"),
+        (["--format", "a:B", "--json", "/nowhere/v.json"], "does not exist"),
+        (["--format", "a:B", "--blocks", "4,0"], "'4,0' are no sizes"),
+        (["--format", "a:B", "--head-dims", "x"], "'x' are no sizes"),
+        (["--blocks", "4"], "--blocks is for a format of your own"),
+        (["--mutants", "--head-dims", "4"], "--head-dims is for a format of your own"),
         (["--format", "nonsense"], "module:Class"),
         (["--nonsense"], "--nonsense"),
     ],

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from certkv.proofs.userformat import __main__ as command
 from certkv.proofs.userformat import mutants as mutants_module
 from certkv.proofs.userformat.adapter import held_bytes
 from certkv.proofs.userformat.mutants import MUTANTS, FormatMutant, planted
+from certkv.proofs.userformat.report import verdict
 from certkv.proofs.userformat.subject import Subject
 from certkv.proofs.userformat.verify import CHECKS
 from certkv.reference import Budget, Cache, Naive, decode
@@ -236,10 +240,146 @@ def test_other_mistakes_are_found(broken: type, first: str, seen: str) -> None:
     assert re.search(seen, failures(report)[first]), failures(report)[first]
 
 
+class LongBlocks(Plain):
+    """Right up to 16 tokens; from there on it decodes what was encoded last, at its own default block too."""
+
+    default_block = 64
+
+    def encode(self, x: Any) -> Any:
+        self.last = super().encode(x)
+        return self.last
+
+    def decode(self, stored: Any) -> Any:
+        return (stored if len(stored) < 17 else self.last).copy()
+
+
+class WideHeads(Plain):
+    """Channel numbers in five bits."""
+
+    def decode(self, stored: Any) -> Any:
+        return stored[:, np.arange(stored.shape[1]) % 32].copy()
+
+    def exact(self, stored: Any) -> Any:
+        return [[Fraction(float(e)) for e in row] for row in stored]
+
+
+class OwnBlock(Plain):
+    """Breaks at 48 tokens only, its default."""
+
+    default_block = 48
+
+    def decode(self, stored: Any) -> Any:
+        return stored[::-1] * np.nan if len(stored) == 48 else stored.copy()
+
+
+@pytest.mark.parametrize(
+    ("broken", "first", "seen", "asked"),
+    [
+        (LongBlocks, "self-contained", r"64 x 64\): decodes differently after other blocks", {}),
+        (LongBlocks, "self-contained", r"64 x 8\): decodes differently after other blocks", SMALL),
+        (WideHeads, "meaning", r"\(float16, 7 x 64\) at \[0, 32\]", {}),
+        (OwnBlock, "total", r"48 x 64\): decoded nan", {}),
+        (OwnBlock, "total", r"48 x 8\): decoded nan", SMALL),
+    ],
+)
+def test_sizes_in_use_are_tried(broken: type, first: str, seen: str, asked: dict[str, Any]) -> None:
+    report = verify_format(broken, **asked, mutants=False)
+    assert first in failures(report)
+    assert re.search(seen, failures(report)[first]), failures(report)[first]
+
+
+def test_sizes_that_are_tried() -> None:
+    assert Subject.of(Plain).real == ((7, 64), (64, 64))
+    assert Subject.of(OwnBlock).tried == "1, 4, 7 x 1, 8, 20; 7 x 64; 48 x 64; 64 x 64"
+    assert Subject.of(OwnBlock, (16,), (64, 128)).tried == "16 x 64, 128; 48 x 128"
+    assert Subject.of(OwnBlock, (48,), (64,)).real == ()
+    for bad in ((), (0,)):
+        with pytest.raises(SettingError, match="at least 1"):
+            Subject.of(Plain, bad)
+
+
+class WithExact(Plain):
+    def exact(self, stored: Any) -> Any:
+        return [[Fraction(float(e)) for e in row] for row in stored]
+
+
+def claims(number: float, base: type = WithExact) -> type:
+    """Claim one number as the error of the element [0, 1], and 0 of the others."""
+
+    def decode_error_ub(_: Any, stored: Any) -> Any:
+        claimed = np.zeros(stored.shape)
+        claimed[0, 1:2] = number
+        return claimed
+
+    return type("Claims", (base,), {"decode_error_ub": decode_error_ub})
+
+
+def means(number: Any) -> type:
+    """Say that this is what the first element of a block means."""
+
+    def exact(self: Any, stored: Any) -> Any:
+        given = WithExact.exact(self, stored)
+        given[0][0] = number
+        return given
+
+    return type("Means", (Plain,), {"exact": exact})
+
+
+@pytest.mark.parametrize(
+    ("broken", "check", "seen"),
+    [
+        (claims(np.nan), "meaning", r"8\) at \[0, 1\]: decode_error_ub says nan, which is not a finite number"),
+        (claims(np.inf), "meaning", r"at \[0, 1\]: decode_error_ub says inf"),
+        (claims(-np.inf), "meaning", r"at \[0, 1\]: decode_error_ub says -inf"),
+        (claims(-1e-30), "meaning", r"at \[0, 1\]: decode_error_ub says -1e-30"),
+        (claims(np.nan, Plain), "meaning", r"at \[0, 1\]: decode_error_ub says nan"),
+        (type("Flat", (WithExact,), {"decode_error_ub": lambda *_: np.zeros(3)}), "meaning", r"returned \(3,\) for a"),
+        (means(np.nan), "meaning", r"exact returned nan at \[0, 0\], which is no rational"),
+        (means(np.inf), "meaning", r"exact returned inf at \[0, 0\]"),
+        (means(None), "meaning", r"exact returned None at \[0, 0\]"),
+        (means(10**400), "meaning", r"at \[0, 0\]: decode is off by more than the largest float64"),
+        (
+            type("Inf", (WithExact,), {"decode": lambda _, s: s / 0.0}),
+            "meaning",
+            r"decode returned -?(inf|nan)",
+        ),
+        (type("Steps", (Plain,), {"step": lambda _, s: np.full(s.shape[1], np.nan)}), "total", "step must be"),
+        (type("Bytes", (Plain,), {"bytes_per_block": lambda *_: np.nan}), "bytes", "nan, which is no integer"),
+    ],
+)
+def test_what_is_no_number_fails_a_check(broken: type, check: str, seen: str) -> None:
+    """Each is a failure of the format, with its position, and nothing raises."""
+    report = verify_format(broken, **SMALL, mutants=False)
+    assert check in failures(report)
+    assert re.search(seen, failures(report)[check]), failures(report)[check]
+
+
+def test_an_error_inside_a_check_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    from certkv.proofs.userformat import verify
+
+    def breaks(_: Subject) -> str:
+        raise ValueError("planted")
+
+    monkeypatch.setattr(verify, "CHECKS", (verify.FormatCheck("total", "", breaks),))
+    assert failures(verify_format(Plain, mutants=False)) == {"total": "ValueError: planted"}
+
+
+@pytest.mark.parametrize("block", [0, -1, 2.5, float("nan"), None])
+def test_a_default_block_that_is_none_is_refused(block: Any) -> None:
+    with pytest.raises(SettingError, match="default_block is"):
+        verify_format(type("Odd", (Plain,), {"default_block": block}))
+
+
+def test_an_inherited_name_is_shown_with_the_class(documented: dict[str, Any]) -> None:
+    report = verify_format(documented["Claims"], **SMALL, mutants=False)
+    assert report.title == "symmetric8 (class Claims)"
+    assert verdict(report).startswith("symmetric8 (class Claims): FAILED: meaning, annotations (tokens per block")
+
+
 def test_plain_is_sound_as_an_object_too() -> None:
     report = verify_format(Plain(), **SMALL)
     assert report.ok, failures(report)
-    assert report.name == "Plain"
+    assert report.title == report.name == "Plain"
 
 
 def test_an_unsound_certificate_is_found_in_the_steps(documented: dict[str, Any]) -> None:
@@ -385,7 +525,18 @@ def test_command_says_what_it_cannot_load(where: str, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err
 
 
-@pytest.mark.parametrize("sizes", ["0", "a", ""])
-def test_command_refuses_sizes(sizes: str) -> None:
-    with pytest.raises(SystemExit):
-        command.main(["numpy:pi", "--blocks", sizes])
+@pytest.mark.parametrize("sizes", ["0", "a", "", "4,"])
+def test_command_refuses_sizes(sizes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["numpy:pi", "--blocks", sizes]) == 2
+    assert "give sizes of at least 1" in capsys.readouterr().err
+
+
+def test_command_runs_as_a_module(tmp_path: Path) -> None:
+    """The process that it starts must find what it is to run, which is not in ``__main__``."""
+    (tmp_path / "lossless.py").write_text(
+        "class Lossless:\n def encode(self, x): return x.astype('f8')\n def decode(self, s): return s.copy()\n"
+    )
+    called = [sys.executable, "-m", "certkv.proofs.userformat", "lossless:Lossless", "--blocks=1", "--head-dims=1"]
+    done = subprocess.run([*called, "--no-mutants"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Lossless: sound (tokens per block x channels tried: 1 x 1; 64 x 1)" in done.stdout

@@ -39,6 +39,12 @@ def add_parser(subparsers: Subparsers) -> None:
         help="plant every known defect in the reference instead, and print the kill table",
     )
     parser.add_argument("--format", metavar="MODULE:CLASS", help="verify a format of your own instead")
+    parser.add_argument(
+        "--blocks",
+        metavar="SIZES",
+        help="with --format: tokens per block to try, as 16,32 (default: 1,4,7,64); its default_block is always tried",
+    )
+    parser.add_argument("--head-dims", metavar="SIZES", help="with --format: head sizes to try (default: 1,8,20,64)")
     parser.add_argument("--only", nargs="+", metavar="THEOREM", help="only the evidence of these theorems")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes (default %(default)s)")
     parser.add_argument(
@@ -47,7 +53,7 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="SECONDS",
         help="of wall time for each task (with --format: each check); one that takes longer fails (default 900)",
     )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write every task and its outcome")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write every task or check, and its outcome")
     parser.add_argument("--junit", type=Path, metavar="OUT", help="write the same as JUnit XML")
     parser.set_defaults(run=run)
 
@@ -68,24 +74,53 @@ def run(arguments: argparse.Namespace) -> int:
     except ImportError as missing:
         raise InputError(NEEDED) from missing
     alone = next((name for name in ("mutants", "format") if getattr(arguments, name)), None)
-    others = ("mutants", "format", "only", "quick", "json", "junit")
+    others = ["mutants", "format", "only", "quick"]
+    others += ["json", "junit"] if alone == "mutants" else []
     beside = [name for name in others if name != alone and getattr(arguments, name)]
+    sizes = next((name for name in ("blocks", "head_dims") if getattr(arguments, name) is not None), None)
     if arguments.limit is not None and not 0 < arguments.limit < math.inf:
         raise InputError(f"--limit is {arguments.limit:g}; give a finite number of seconds above 0")
     if alone and beside:
         raise InputError(f"--{alone} runs alone; leave out --{beside[0]}")
     if arguments.mutants and arguments.limit is not None:
         raise InputError("--mutants runs alone; leave out --limit")
+    if sizes and not arguments.format:
+        raise InputError(f"--{sizes.replace('_', '-')} is for a format of your own; give --format too")
     if arguments.mutants:
         from certkv.proofs.mutants.__main__ import main as kill_table
 
         return kill_table()
     if arguments.format:
-        from certkv.proofs.userformat.__main__ import main as verify_format
-
-        limit = [] if arguments.limit is None else ["--limit", repr(arguments.limit)]
-        return verify_format([arguments.format, *limit])
+        return verify_format(arguments)
     return verify(arguments)
+
+
+def verify_format(arguments: argparse.Namespace) -> int:
+    """Verify a format of the user's, and print and write what became of it."""
+    from certkv.proofs.userformat.command import show, sizes, verify_in_process
+    from certkv.proofs.userformat.report import as_json, as_junit
+    from certkv.proofs.verify.run import TASK_SECONDS
+
+    blocks, head_dims = (None if text is None else sizes(text) for text in (arguments.blocks, arguments.head_dims))
+    limit = TASK_SECONDS if arguments.limit is None else arguments.limit
+    for option, path in (("--json", arguments.json), ("--junit", arguments.junit)):
+        if path:
+            require_writable(option, path)
+    begun = time.perf_counter()
+    report = verify_in_process(arguments.format, blocks, head_dims, limit=limit)
+    show(report)
+    settings = {
+        "format": arguments.format,
+        "blocks": blocks,
+        "head_dims": head_dims,
+        "limit": limit,
+        "seconds": time.perf_counter() - begun,
+    }
+    if arguments.json:
+        write("--json", arguments.json, json.dumps(strict(as_json(report, settings)), indent=1).encode())
+    if arguments.junit:
+        write("--junit", arguments.junit, as_junit(report).encode())
+    return 0 if report.ok else NOT_PROVED
 
 
 def verify(arguments: argparse.Namespace) -> int:

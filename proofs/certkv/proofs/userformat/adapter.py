@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,7 +50,8 @@ class Adapted:
     Raises
     ------
     SettingError
-        ``encode`` or ``decode`` is missing, or ``kind`` is not one or both of "keys" and "values".
+        ``encode`` or ``decode`` is missing, ``kind`` is not one or both of "keys" and "values", or ``default_block`` is
+        no positive integer.
     """
 
     def __init__(self, inner: Quantizer, name: str | None = None) -> None:
@@ -59,7 +61,7 @@ class Adapted:
         self.inner: Any = inner
         self.name: str = name or str(getattr(inner, "name", type(inner).__name__))
         self.kind: frozenset[str] = frozenset(getattr(inner, "kind", (KEYS, VALUES)))
-        self.default_block = int(getattr(inner, "default_block", 64))
+        self.default_block = _positive(self.name, getattr(inner, "default_block", 64))
         if not self.kind or not self.kind <= {KEYS, VALUES}:
             raise SettingError(f"{self.name}.kind is {set(self.kind)}; give one or both of {KEYS!r} and {VALUES!r}")
 
@@ -139,6 +141,19 @@ class Adapted:
         if not good:
             raise ShapeError(f"{self.name}.step must be [{head_dim}], each 0 or from 2**-300 up, but is {step!r:.80}")
         return step
+
+
+def _positive(name: str, block: Any) -> int:
+    """Return the tokens per block.
+
+    Raises
+    ------
+    SettingError
+        Not a positive integer.
+    """
+    if not isinstance(block, Integral) or block < 1:
+        raise SettingError(f"{name}.default_block is {block!r:.40}; give a positive integer")
+    return int(block)
 
 
 def _stored(one: Encoded) -> Any:

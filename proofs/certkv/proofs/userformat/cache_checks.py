@@ -13,7 +13,7 @@ from certkv.proofs.adversary.blocks import operator_square_lb
 from certkv.proofs.contract.recorder import CountingFormat
 from certkv.proofs.mutants.model import CheckFailed, require
 from certkv.proofs.userformat.adapter import Adapted, registered
-from certkv.proofs.userformat.scenes import Scene, scenes
+from certkv.proofs.userformat.scenes import Scene, real_scenes, scenes
 from certkv.proofs.userformat.storage_checks import exact_of
 from certkv.proofs.userformat.subject import Subject, blaming, encode_decode
 from certkv.reference import Budget, Cache, Naive, Policy, Step
@@ -35,7 +35,7 @@ SUFFIX = " (under verification)"
 def measured_truly(subject: Subject) -> str:
     """Compare every annotation with the true number, in rational arithmetic on the meaning."""
     fmt = subject.adapted()
-    for corner in subject.corners:
+    for corner in subject.compared:
         # two blocks at once, of different sizes, so that the numbers of one are wrong for the other
         x = np.stack([corner.block, (corner.block[::-1].astype(np.float64) / 2).astype(corner.block.dtype)])
         encoded, decoded = encode_decode(fmt, x, corner.name)
@@ -56,7 +56,7 @@ def measured_truly(subject: Subject) -> str:
                         _compare_values(where, part, one)
                     else:
                         _compare_keys(where, part, one, encoded.step[b])
-    return f"{2 * len(subject.corners)} blocks"
+    return f"{2 * len(subject.compared)} blocks"
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +155,16 @@ def setup(subject: Subject, scene: Scene, sides: frozenset[str]) -> Iterator[tup
         yield fmt, Setup(cache, counts)
 
 
+def _plays(subject: Subject, some: int | None = None) -> Iterator[tuple[Scene, frozenset[str]]]:
+    """Scenes (so many of the small ones) with the sides that hold the format: every choice, in use its own kind."""
+    fmt = subject.adapted()
+    for scene in scenes(subject)[:some]:
+        for sides in side_choices(fmt):
+            yield scene, sides
+    for scene in real_scenes(subject):
+        yield scene, fmt.kind
+
+
 def side_choices(fmt: Adapted) -> list[frozenset[str]]:
     """Keys alone, values alone, and both, as far as the format is for them."""
     single = [frozenset({side}) for side in sorted(fmt.kind)]
@@ -163,27 +173,25 @@ def side_choices(fmt: Adapted) -> list[frozenset[str]]:
 
 def encoded_once(subject: Subject) -> str:
     """Append in pieces of three sizes; count encodings, and compare what is decoded with that of one append."""
-    fmt = subject.adapted()
     blocks = 0
-    for scene in scenes(subject)[:2]:
-        for sides in side_choices(fmt):
-            with blaming(f"a cache with {scene.name}"), setup(subject, scene, sides) as (_, whole):
-                whole.cache.append(scene.k, scene.v)
-                wanted = {side: whole.cache.format(side).decode(whole.cache.encoded(side)) for side in SIDES}
-            for piece in (1, scene.block - 1 or 1, scene.block + 1):
-                with blaming(f"a cache with {scene.name}"), setup(subject, scene, sides) as (_, made):
-                    cache = made.cache
-                    for start in range(0, len(scene.k), piece):
-                        cache.append(scene.k[start : start + piece], scene.v[start : start + piece])
-                        for side in SIDES if cache.blocks else ():
-                            decoded = cache.format(side).decode(cache.encoded(side))
-                            kept = decoded.tobytes() == wanted[side][: cache.blocks].tobytes()
-                            require(kept, f"{scene.name}: {side} changed, or depend on how the tokens arrived")
-                    for counted, counting in made.counts.items():
-                        found = len(counting.encoded)
-                        due = cache.blocks * cache.kv_heads
-                        require(found == due, f"{scene.name}: {found} blocks of {counted} encoded for {due}")
-                    blocks += cache.blocks
+    for scene, sides in _plays(subject, 2):
+        with blaming(f"a cache with {scene.name}"), setup(subject, scene, sides) as (_, whole):
+            whole.cache.append(scene.k, scene.v)
+            wanted = {side: whole.cache.format(side).decode(whole.cache.encoded(side)) for side in SIDES}
+        for piece in (1, scene.block - 1 or 1, scene.block + 1):
+            with blaming(f"a cache with {scene.name}"), setup(subject, scene, sides) as (_, made):
+                cache = made.cache
+                for start in range(0, len(scene.k), piece):
+                    cache.append(scene.k[start : start + piece], scene.v[start : start + piece])
+                    for side in SIDES if cache.blocks else ():
+                        decoded = cache.format(side).decode(cache.encoded(side))
+                        kept = decoded.tobytes() == wanted[side][: cache.blocks].tobytes()
+                        require(kept, f"{scene.name}: {side} changed, or depend on how the tokens arrived")
+                for counted, counting in made.counts.items():
+                    found = len(counting.encoded)
+                    due = cache.blocks * cache.kv_heads
+                    require(found == due, f"{scene.name}: {found} blocks of {counted} encoded for {due}")
+                blocks += cache.blocks
     return f"{blocks} blocks"
 
 
@@ -198,19 +206,17 @@ def budget_steps(subject: Subject) -> str:
 
 
 def _steps(subject: Subject, policies: tuple[Policy, ...]) -> str:
-    fmt = subject.adapted()
     heads, worst = 0, 0.0
-    for scene in scenes(subject):
-        for sides in side_choices(fmt):
-            where = f"{scene.name}, {' and '.join(sorted(sides))}"
-            with blaming(where), setup(subject, scene, sides) as (_, made):
-                made.cache.append(scene.k, scene.v)
-                for policy in policies:
-                    for position in (None, 2 * scene.block):
-                        step = step_module.decode(scene.q, made.cache, policy, scale=scene.scale, position=position)
-                        ratios = _judge(f"{where}, {policy}", scene, step, policy, position)
-                        heads += len(ratios)
-                        worst = max([worst, *ratios])
+    for scene, sides in _plays(subject):
+        where = f"{scene.name}, {' and '.join(sorted(sides))}"
+        with blaming(where), setup(subject, scene, sides) as (_, made):
+            made.cache.append(scene.k, scene.v)
+            for policy in policies:
+                for position in (None, 2 * scene.block):
+                    step = step_module.decode(scene.q, made.cache, policy, scale=scene.scale, position=position)
+                    ratios = _judge(f"{where}, {policy}", scene, step, policy, position)
+                    heads += len(ratios)
+                    worst = max([worst, *ratios])
     return f"{heads} heads, largest error/bound {worst:.2f}"
 
 

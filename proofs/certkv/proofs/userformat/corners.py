@@ -22,15 +22,14 @@ class Corner:
     block: AnyArray
 
 
-def corners(blocks: Sequence[int], head_dims: Sequence[int]) -> list[Corner]:
-    """Return every corner for every block size, head size and type."""
+def corners(shapes: Sequence[tuple[int, int]]) -> list[Corner]:
+    """Return every corner for every shape (tokens, channels) and type."""
     found = []
-    for ft in TYPES:
-        for b in blocks:
-            for d in head_dims:
-                for name, data in _data(ft, b, d).items():
-                    block = np.broadcast_to(np.asarray(data), (b, d)).astype(ft.dtype)
-                    found.append(Corner(f"{name} ({ft.name}, {b} x {d})", np.ascontiguousarray(block)))
+    for b, d in shapes:
+        for ft in TYPES:
+            for name, data in _data(ft, b, d).items():
+                block = np.broadcast_to(np.asarray(data), (b, d)).astype(ft.dtype)
+                found.append(Corner(f"{name} ({ft.name}, {b} x {d})", np.ascontiguousarray(block)))
     return found
 
 

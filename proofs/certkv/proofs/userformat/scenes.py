@@ -33,9 +33,21 @@ class Scene:
     scale: float
 
 
+REAL = ("uneven blocks", "needle")
+"""Scenes that are also played at the sizes that the format meets in use, both sides in the format."""
+
+
 def scenes(subject: Subject) -> Sequence[Scene]:
-    """Return the scenes at the largest block and head size that are tried; two KV heads, two query heads each."""
-    block, d = max(subject.blocks), max(subject.head_dims)
+    """Return the scenes at the largest block and head size that were asked for; two KV heads, two query heads each."""
+    return _scenes(max(subject.blocks), max(subject.head_dims))
+
+
+def real_scenes(subject: Subject) -> Sequence[Scene]:
+    """Return some scenes at each of the subject's sizes in use."""
+    return [s for b, d in subject.real for s in _scenes(b, d) if s.name.partition(" (")[0] in REAL]
+
+
+def _scenes(block: int, d: int) -> Sequence[Scene]:
     tokens = 3 * block + max(block // 2, 1)
     rng = np.random.default_rng([block, d])
     shape = (tokens, 2, d)

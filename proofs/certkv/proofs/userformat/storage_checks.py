@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from fractions import Fraction
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -88,25 +89,47 @@ def stable(subject: Subject) -> str:
 def meaning(subject: Subject) -> str | None:
     """Compare ``decode`` with ``exact`` in rational arithmetic, against the claimed error and against one rounding.
 
-    None without ``exact``: then ``decode`` is the meaning, and any error that is claimed for it only loosens bounds.
+    None with neither ``exact`` nor ``decode_error_ub``: then ``decode`` is the meaning. With the latter alone, any
+    error that is claimed only loosens bounds, but it must be a number.
     """
     fmt = subject.adapted()
-    if not fmt.has_exact:
+    if not fmt.has_exact and not callable(getattr(fmt.inner, "decode_error_ub", None)):
         return None
     elements = 0
-    for corner in subject.corners:
+    for corner in subject.compared:
         encoded, decoded = encode_decode(fmt, corner.block, corner.name)
-        with blaming(f"decode_error_ub or exact of {corner.name}"):
+        with blaming(f"decode_error_ub of {corner.name}"):
             claimed = fmt.decode_error_ub(encoded)
+        shapes = f"{claimed.shape} for a block {decoded.shape}"
+        require(claimed.shape == decoded.shape, f"{corner.name}: decode_error_ub returned {shapes}")
+        for what, numbers, good in (
+            ("decode returned", decoded, np.isfinite(decoded)),
+            ("decode_error_ub says", claimed, np.isfinite(claimed) & (claimed >= 0)),
+        ):
+            if not good.all():
+                at = tuple(int(i) for i in np.argwhere(~good)[0])
+                wanted = "a finite number" if numbers is decoded else "a finite number, 0 or more"
+                raise CheckFailed(f"{corner.name} at {list(at)}: {what} {numbers[at]}, which is not {wanted}")
+        with blaming(f"exact of {corner.name}"):
             exact = exact_of(fmt, encoded)
         for at in np.ndindex(decoded.shape):
             found = Fraction(float(decoded[at]))
             error = abs(found - exact[at])
-            where = f"{corner.name} at {list(at)}: decode is off by {float(error):.3e}"
+            if error == 0:
+                continue
+            where = f"{corner.name} at {list(at)}: decode is off by {_number(error)}"
             require(error <= Fraction(float(claimed[at])), f"{where}, decode_error_ub says {claimed[at]:.3e}")
             require(error <= abs(found) / 2**53, f"{where}, more than one rounding of {decoded[at]}")
-            elements += 1
+        elements += decoded.size
     return f"{elements} numbers"
+
+
+def _number(x: Fraction) -> str:
+    """Format a fraction, which may be too large for a float."""
+    try:
+        return f"{float(x):.3e}"
+    except OverflowError:
+        return "more than the largest float64"
 
 
 def exact_of(fmt: Adapted, encoded: Encoded) -> AnyArray:
@@ -115,7 +138,9 @@ def exact_of(fmt: Adapted, encoded: Encoded) -> AnyArray:
     Raises
     ------
     ShapeError, DTypeError
-        From ``decode``; CheckFailed where ``exact`` returns another shape.
+        From ``decode``.
+    CheckFailed
+        ``exact`` returns another shape, or something that is no rational number.
     """
     decoded = fmt.decode(encoded)
     source = fmt.inner.exact(encoded.codes[0, 0]) if fmt.has_exact else decoded
@@ -124,7 +149,11 @@ def exact_of(fmt: Adapted, encoded: Encoded) -> AnyArray:
     out = np.empty(decoded.shape, object)
     for at in np.ndindex(decoded.shape):
         value: Any = given[at]
-        out[at] = Fraction(value)
+        try:
+            out[at] = Fraction(value)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            what = "exact" if fmt.has_exact else "decode"
+            raise CheckFailed(f"{what} returned {value!r:.40} at {list(at)}, which is no rational number") from error
     return out
 
 
@@ -140,5 +169,8 @@ def bytes_counted(subject: Subject) -> str | None:
         with blaming(f"bytes_per_block of {corner.name}"):
             claimed = fmt.inner.bytes_per_block(*corner.block.shape)
             held = held_bytes(fmt.inner.encode(corner.block.copy()))
-        require(isinstance(claimed, int) and claimed >= held, f"{corner.name}: {held} bytes held, {claimed} claimed")
+        require(
+            isinstance(claimed, Integral), f"{corner.name}: bytes_per_block is {claimed!r:.40}, which is no integer"
+        )
+        require(claimed >= held, f"{corner.name}: {held} bytes held, {claimed} claimed")
     return f"{len(subject.corners)} blocks"

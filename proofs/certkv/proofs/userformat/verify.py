@@ -49,9 +49,9 @@ CHECKS: tuple[FormatCheck, ...] = (
     FormatCheck("stable", "decode changes nothing, and its result is the caller's", storage_checks.stable),
     FormatCheck(
         "meaning",
-        "|decode - exact| <= decode_error_ub and <= 2^-53 |decode|, in rational arithmetic",
+        "|decode - exact| <= decode_error_ub and <= 2^-53 |decode|, in rational arithmetic; all are finite",
         storage_checks.meaning,
-        "no exact(): what decode returns is the meaning",
+        "neither exact() nor decode_error_ub(): what decode returns is the meaning",
     ),
     FormatCheck(
         "bytes",
@@ -85,10 +85,11 @@ CHECKS: tuple[FormatCheck, ...] = (
 def verify_format(
     given: Any,
     *,
-    blocks: Sequence[int] = (1, 4, 7),
-    head_dims: Sequence[int] = (1, 8, 20),
+    blocks: Sequence[int] | None = None,
+    head_dims: Sequence[int] | None = None,
     mutants: bool = True,
     progress: Callable[[str], None] = lambda _: None,
+    finished: Callable[[Row], None] = lambda _: None,
 ) -> Report:
     """Run a format through every check, and through every planted mistake.
 
@@ -97,12 +98,15 @@ def verify_format(
     given : class or object
         With ``encode(x)`` and ``decode(stored)``; see docs/verify_your_format.md. A class is called without arguments;
         an object is copied, so it should not have encoded anything yet.
-    blocks, head_dims : sequence of int
-        Tokens per block and channels to try. Say here what the format is made for, if it is not made for all.
+    blocks, head_dims : sequence of int or None
+        Tokens per block and channels to try, if the format is not made for all. None for small odd sizes and 64. The
+        format's ``default_block`` is always tried.
     mutants : bool
         Whether to plant mistakes after the checks.
     progress : callable
         Called with the id of what runs next.
+    finished : callable
+        Called with each row of the report when it is known.
 
     Returns
     -------
@@ -112,18 +116,22 @@ def verify_format(
     Raises
     ------
     SettingError
-        Not a format at all: ``encode`` or ``decode`` is missing, or ``kind`` says nothing known.
+        Not a format at all: ``encode`` or ``decode`` is missing, or ``kind`` or ``default_block`` says nothing known;
+        or a size is below 1.
     """
     subject = Subject.of(given, blocks, head_dims)
-    name = subject.adapted().name
+    fmt = subject.adapted()
     rows: list[Row] = []
     for check in CHECKS:
         progress(check.id)
         rows.append(_run(check, subject))
+        finished(rows[-1])
     if mutants:
         held = {row.id for row in rows if row.result == "pass"}
-        rows += _mutants(subject, held, progress)
-    return Report(name, tuple(rows))
+        for row in _mutants(subject, held, progress):
+            rows.append(row)
+            finished(row)
+    return Report(fmt.name, type(fmt.inner).__name__, subject.tried, tuple(rows))
 
 
 def _run(check: FormatCheck, subject: Subject) -> Row:
@@ -135,6 +143,8 @@ def _run(check: FormatCheck, subject: Subject) -> Row:
         result = "pass" if found is not None else "not applicable"
     except CheckFailed as failure:
         result, detail = "fail", str(failure)
+    except Exception as error:  # noqa: BLE001 - whatever the format made of a check, the check does not hold
+        result, detail = "fail", f"{type(error).__name__}: {error}"
     return Row("check", check.id, check.what, result, detail, time.perf_counter() - start)
 
 
