@@ -63,7 +63,7 @@ def test_a_hundredth_is_sound(tmp_path: Path) -> None:
     for name in ("half_steps", "mass_flip", "value_residuals", "one_token_blocks", "sign_groups", "rank_one"):
         assert attained[name] > 0.9, name
     # the table by generator and size says the same, and both kinds of promotion occur on their own
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(table.read_text("utf-8").splitlines()))
     assert sum(int(row["head_steps"]) for row in rows) == whole["head_steps"]
     assert sum(size["head_steps"] for size in result["sizes"].values()) == whole["head_steps"]
     assert {(row["generator"], row["size"]) for row in rows} >= {(name, "small") for name in GENERATORS}
