@@ -20,8 +20,11 @@ from certkv.reference.steps.distances import DIFFERENCE, radii, used_norms
 from certkv.reference.steps.group import Group, Levels
 
 COUPLED_FROM = 0.3
-"""Score error from which numerator and denominator are bounded together (theorem ``sharp``): below it, with 8-bit
-keys, that gains a few percent for many evaluations."""
+"""Score error from which numerator and denominator are bounded together (theorem ``sharp``). A matter of cost only: any
+number is sound, and with 8-bit keys the gain below it was nothing measurable for many evaluations."""
+
+IN_A_TERM = 6
+"""Roundings that a term may still have met, as `quotient` assumes too; `sharp` takes bounds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +113,8 @@ def certify(group: Group, levels: Levels, rows: IntArray, seen: Attended, out_dt
             value_and_accumulation_ub=(terms.value.sum(axis=-1) * outward(heavy.shape[-1]) + accumulation + cast)[far]
             * outward(2),
             start_ub=bound.bound[far],
-            cap_ub=terms.key[far] * outward(6),
-            credit_lb=terms.weight[far] / outward(6),
+            cap_ub=terms.key[far] * outward(IN_A_TERM),
+            credit_lb=terms.weight[far] / outward(IN_A_TERM),
         )
         bound = assemble(sharper_ub=coupled)
     return Certified(output, bound)

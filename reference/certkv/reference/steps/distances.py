@@ -120,9 +120,12 @@ def _from_output(used: FloatArray, output: FloatArray) -> FloatArray:
 def token_radius(group: Group, values: BoolArray, token: IntArray, output: FloatArray) -> FloatArray:
     """Upper bound of ``||V_h - c||`` for one token h of every block, from its value as used and its residual.
 
+    Measured on the difference itself, so it is sharp also where `token_radii` cancels: an output that *is* one value.
+
     Parameters
     ----------
     group : Group
+        With at least one block.
     values : bool [rows, blocks]
         Where values are original.
     token : int64 [rows, blocks]
@@ -132,12 +135,9 @@ def token_radius(group: Group, values: BoolArray, token: IntArray, output: Float
     -------
     float64 [rows, blocks]
     """
-    notes = group.value_notes
     blocks = np.arange(token.shape[-1])
     used = group.coded_values[blocks, token]
-    residual = np.zeros(token.shape)
-    if notes is not None:
-        residual = np.where(values, 0.0, notes.token_residuals_ub()[blocks, token])
+    residual = np.where(values, 0.0, group.coded_value_notes.token_residuals_ub()[blocks, token])
     if values.any():
         originals = group.originals("values", any_row(values))
         used = np.where(values[..., None], originals[blocks, token], used)
