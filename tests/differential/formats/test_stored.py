@@ -1,4 +1,4 @@
-"""`int8` and `int4`: codes and metadata of twin and kernel equal the reference bit for bit.
+"""Every value format, and `int8` keys: codes and metadata of twin and kernel equal the reference bit for bit.
 
 Kernels meet the corners in test_annotations.py, where what they store is judged as well.
 """
@@ -21,7 +21,7 @@ from .shared import INTERPRETED, SHAPES, draw
 
 pytestmark = INTERPRETED_KERNELS
 
-formats = pytest.mark.parametrize("values", ["int8", "int4"])
+formats = pytest.mark.parametrize("values", ["int8", "int4", "int4-g32", "int8-g64"])
 types = pytest.mark.parametrize("ft", TYPES, ids=lambda ft: ft.name)
 corners = pytest.mark.parametrize(("ft", "name", "x"), CORNERS, ids=CORNER_IDS)
 
