@@ -2,21 +2,34 @@
 
 from certkv.reference.formats.base import KEYS, VALUES, Format, check_originals
 from certkv.reference.formats.encoded import Encoded, concatenate, step_per_channel
-from certkv.reference.formats.registry import KEY_FORMATS, VALUE_FORMATS, key_format, value_format
+from certkv.reference.formats.planes import PlanarFormat, levels_of, plane_bytes
+from certkv.reference.formats.registry import (
+    KEY_FORMATS,
+    PLANAR_KEY_FORMATS,
+    PLANAR_VALUE_FORMATS,
+    VALUE_FORMATS,
+    key_format,
+    value_format,
+)
 from certkv.reference.formats.storage import bytes_per_token, dense_bytes_per_token, share_of_dense
 
 __all__ = [
     "KEYS",
     "KEY_FORMATS",
+    "PLANAR_KEY_FORMATS",
+    "PLANAR_VALUE_FORMATS",
     "VALUES",
     "VALUE_FORMATS",
     "Encoded",
     "Format",
+    "PlanarFormat",
     "bytes_per_token",
     "check_originals",
     "concatenate",
     "dense_bytes_per_token",
     "key_format",
+    "levels_of",
+    "plane_bytes",
     "share_of_dense",
     "step_per_channel",
     "value_format",

@@ -31,6 +31,10 @@ class Encoded:
         Channels, d.
     dtype : FloatType
         Type of the originals.
+    planes : tuple of ndarray, [..., rows, d]
+        Refinement planes in the order in which they refine, packed; none for a format of one level.
+    norm : ndarray of float32, [..., B] or [..., 0], or None
+        Norms that multiply decoded tokens, and none of them, where steps belong to groups of tokens; None elsewhere.
     """
 
     format_name: str
@@ -40,6 +44,25 @@ class Encoded:
     block: int
     head_dim: int
     dtype: FloatType
+    planes: tuple[AnyArray, ...] = ()
+    norm: AnyArray | None = None
+
+    @property
+    def level(self) -> int:
+        """The finest level that these planes give: how many there are."""
+        return len(self.planes)
+
+    def at(self, level: int) -> Encoded:
+        """Return what is read at a level: the base plane and the first ``level`` refinement planes.
+
+        Raises
+        ------
+        SettingError
+            There is no such level.
+        """
+        if not 0 <= level <= self.level:
+            raise SettingError(f"level {level} of {self.format_name} is not there; give 0 to {self.level}")
+        return replace(self, planes=self.planes[:level])
 
     @property
     def leading(self) -> tuple[int, ...]:
@@ -57,7 +80,9 @@ class Encoded:
         codes = self.codes[index] if self.leading else None
         if codes is None or codes.shape[-2:] != self.codes.shape[-2:] or codes.ndim < 2:
             raise ShapeError(f"index {index!r} does not fit the leading axes {self.leading} of the encoded blocks")
-        return replace(self, codes=codes, step=self.step[index], minimum=self.minimum[index])
+        planes = tuple(plane[index] for plane in self.planes)
+        norm = None if self.norm is None else self.norm[index]
+        return replace(self, codes=codes, step=self.step[index], minimum=self.minimum[index], planes=planes, norm=norm)
 
 
 def concatenate(parts: Sequence[Encoded]) -> Encoded:
@@ -72,11 +97,12 @@ def concatenate(parts: Sequence[Encoded]) -> Encoded:
         raise ShapeError("nothing to concatenate; pass at least one encoded part")
     first = parts[0]
     for i, part in enumerate(parts):
-        same = (part.format_name, part.block, part.head_dim, part.dtype) == (
+        same = (part.format_name, part.block, part.head_dim, part.dtype, part.level) == (
             first.format_name,
             first.block,
             first.head_dim,
             first.dtype,
+            first.level,
         )
         if not same or not part.leading or part.leading[1:] != first.leading[1:]:
             raise ShapeError(
@@ -89,6 +115,8 @@ def concatenate(parts: Sequence[Encoded]) -> Encoded:
         codes=np.concatenate([part.codes for part in parts]),
         step=np.concatenate([part.step for part in parts]),
         minimum=np.concatenate([part.minimum for part in parts]),
+        planes=tuple(np.concatenate(same) for same in zip(*(part.planes for part in parts), strict=True)),
+        norm=None if first.norm is None else np.concatenate([part.norm for part in parts if part.norm is not None]),
     )
 
 

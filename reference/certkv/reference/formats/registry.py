@@ -10,6 +10,8 @@ from certkv.reference.formats.base import KEYS, VALUES, Format
 from certkv.reference.formats.channel import INT4, INT8
 from certkv.reference.formats.dense import DENSE
 from certkv.reference.formats.int8_paper import INT8_PAPER
+from certkv.reference.formats.planar import INT4_G32_4, INT4_INT4, INT8_4, INT8_G64_4
+from certkv.reference.formats.planes import PlanarFormat
 from certkv.reference.formats.token_group import INT4_G16, INT4_G32, INT8_G64
 
 _ALL: tuple[Format, ...] = (INT8_PAPER, INT4_G16, INT4_G32, INT8_G64, INT4, INT8, DENSE)
@@ -20,15 +22,21 @@ _VALUES: dict[str, Format] = {f.name: f for f in _ALL if VALUES in f.kind}
 KEY_FORMATS: Mapping[str, Format] = MappingProxyType(_KEYS)
 VALUE_FORMATS: Mapping[str, Format] = MappingProxyType(_VALUES)
 
+_PLANAR: tuple[PlanarFormat, ...] = (INT4_INT4, INT8_4, INT4_G32_4, INT8_G64_4)
+
+PLANAR_KEY_FORMATS: Mapping[str, PlanarFormat] = MappingProxyType({f.name: f for f in _PLANAR if KEYS in f.kind})
+PLANAR_VALUE_FORMATS: Mapping[str, PlanarFormat] = MappingProxyType({f.name: f for f in _PLANAR if VALUES in f.kind})
+"""Formats of several levels, found by name like the others; apart, since everything in the others is one level."""
+
 
 def key_format(name: str) -> Format:
     """Return the key format of that name; SettingError lists the names."""
-    return _find(name, "key", KEY_FORMATS)
+    return _find(name, "key", {**KEY_FORMATS, **PLANAR_KEY_FORMATS})
 
 
 def value_format(name: str) -> Format:
     """Return the value format of that name; SettingError lists the names."""
-    return _find(name, "value", VALUE_FORMATS)
+    return _find(name, "value", {**VALUE_FORMATS, **PLANAR_VALUE_FORMATS})
 
 
 def register(fmt: Format) -> None:
@@ -41,7 +49,7 @@ def register(fmt: Format) -> None:
     """
     if not fmt.kind or not fmt.kind <= {KEYS, VALUES}:
         raise SettingError(f"format {fmt.name!r} has kind {set(fmt.kind)}; give one or both of {KEYS!r} and {VALUES!r}")
-    if fmt.name in _KEYS or fmt.name in _VALUES:
+    if fmt.name in _KEYS or fmt.name in _VALUES or fmt.name in (planar.name for planar in _PLANAR):
         raise SettingError(f"there is already a format {fmt.name!r}; give yours another name, or unregister that one")
     for kind, formats in ((KEYS, _KEYS), (VALUES, _VALUES)):
         if kind in fmt.kind:

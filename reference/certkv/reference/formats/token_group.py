@@ -10,6 +10,7 @@ from certkv.reference.formats.affine import quantize, reconstruct, reconstructio
 from certkv.reference.formats.base import VALUES, check_originals
 from certkv.reference.formats.encoded import Encoded
 from certkv.reference.formats.packing import pack4, packed_rows, unpack4
+from certkv.reference.numbers import FloatType
 from certkv.reference.numbers.types import AnyArray, FloatArray
 
 
@@ -34,28 +35,33 @@ class PerTokenGroup:
     def encode(self, x: AnyArray) -> Encoded:
         """Encode blocks [..., B, d]; see `Format.encode`."""
         ft = check_originals(x, self.kind)
+        codes, step, minimum = self.grid(x, self.bits, ft)
+        stored = pack4(codes) if self.bits == 4 else np.ascontiguousarray(codes)
+        return Encoded(self.name, stored, step, minimum, x.shape[-2], x.shape[-1], ft)
+
+    def grid(self, x: AnyArray, bits: int, ft: FloatType) -> tuple[AnyArray, AnyArray, AnyArray]:
+        """Return codes of so many bits, [..., B, d], not packed, with their step and minimum, [..., B, groups]."""
         head_dim = x.shape[-1]
         groups = self.groups(head_dim)
         # Repeating the last channel fills the last group without changing its extremes.
         padded = x[..., np.minimum(np.arange(groups * self.group), head_dim - 1)]
         grouped = padded.reshape(*x.shape[:-1], groups, self.group)
-        codes, step, minimum = quantize(grouped, -1, 2**self.bits - 1, ft)
-        codes = codes.reshape(padded.shape)[..., :head_dim]
-        stored = pack4(codes) if self.bits == 4 else np.ascontiguousarray(codes)
-        return Encoded(self.name, stored, step, minimum, x.shape[-2], head_dim, ft)
+        codes, step, minimum = quantize(grouped, -1, 2**bits - 1, ft)
+        return codes.reshape(padded.shape)[..., :head_dim], step, minimum
 
-    def _parts(self, encoded: Encoded) -> tuple[AnyArray, AnyArray, AnyArray]:
+    def parts(self, encoded: Encoded) -> tuple[AnyArray, AnyArray, AnyArray]:
+        """Return codes, not packed, and step and minimum that broadcast against them, [..., B, d]."""
         codes = unpack4(encoded.codes, encoded.block) if self.bits == 4 else encoded.codes
         group_of_channel = np.arange(encoded.head_dim) // self.group
         return codes, encoded.step[..., group_of_channel], encoded.minimum[..., group_of_channel]
 
     def decode(self, encoded: Encoded) -> FloatArray:
         """Return the meaning in float64, [..., B, d]; see `Format.decode`."""
-        return reconstruct(*self._parts(encoded))
+        return reconstruct(*self.parts(encoded))
 
     def decode_error_ub(self, encoded: Encoded) -> FloatArray:
         """Return ``|decode - exact|``, [..., B, d]; see `Format.decode_error_ub`."""
-        return reconstruction_error(*self._parts(encoded))
+        return reconstruction_error(*self.parts(encoded))
 
     def bytes_per_block(self, block: int, head_dim: int) -> int:
         """Return ``rows d + 4 B ceil(d/group)``: code rows, and 2 bytes each for step and minimum."""
