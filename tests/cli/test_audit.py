@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from certkv.cli import audit, measure, progress
+from certkv.cli.backends import reference
 from certkv.reference import decode
 from certkv.reference.exact import Verdict, judge
 
@@ -222,7 +223,7 @@ def lower_bounds(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
         certificate = dataclasses.replace(step.certificate, bound=step.certificate.bound * factor)
         return dataclasses.replace(step, certificate=certificate)
 
-    monkeypatch.setattr(measure, "decode", lying)
+    monkeypatch.setattr(reference, "decode", lying)
 
 
 def test_a_bound_that_is_too_small_is_found(
@@ -251,7 +252,7 @@ def test_an_output_that_is_not_a_number_is_a_violation(
         step.output[0, 0] = np.nan
         return step
 
-    monkeypatch.setattr(measure, "decode", broken)
+    monkeypatch.setattr(reference, "decode", broken)
     out = tmp_path / "o.json"
     assert run("audit", capture, "--policy", "naive", "--json", out).code == 1
     tree = read_json(out)
@@ -286,7 +287,7 @@ BAD_OPTIONS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("--values", "int8-paper"), ("--values", "unknown value format", "int4-g16")),
     (("--block", "0"), ("--block is 0", "at least 1")),
     (("--block", "1.5"), ("--block", "invalid int value")),
-    (("--backend", "triton"), ("--backend", "'triton' is not available", "reference")),
+    (("--backend", "cuda"), ("--backend", "unknown backend 'cuda'", "reference, torch, triton")),
     (("--round-to", "float8"), ("--round-to", "float8", "float16", "bfloat16")),
     (("--save", "o.safetensors"), ("--save is for one policy, but 3", "--policy budget")),
     (("--fast",), ("unrecognized arguments: --fast", "--help")),

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from certkv.cli import audit, measure, progress
+from certkv.cli.backends import reference
+from certkv.cli.backends.base import Formats
 from certkv.cli.capture import load_capture
-from certkv.cli.measure import Formats
 from certkv.cli.page import build, figures
 from certkv.cli.page.data import drawn, grid, mean_rung, pairs, part_shares
 from certkv.cli.page.markup import Markup, element, escape
@@ -269,14 +270,14 @@ def test_tolerances_stay_in_the_unit() -> None:
 
 def test_without_a_report_nothing_more_is_run(capture: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    honest = measure.take_step
+    honest = reference.take_step
 
     def counted(layer: Any, query: int, cache: Any, policy: Any) -> Any:
         seen.append(policy.name)
         return honest(layer, query, cache, policy)
 
-    monkeypatch.setattr(measure, "take_step", counted)
-    monkeypatch.setattr(audit, "sweep", lambda capture, budgets, formats, tick: [] if not budgets else 1 / 0)
+    monkeypatch.setattr(reference, "take_step", counted)
+    monkeypatch.setattr(audit, "sweep", lambda capture, budgets, *more: [] if not budgets else 1 / 0)
     assert run("audit", capture, "--quiet").code == 0
     assert len(seen) == 3 * 5
 
@@ -413,7 +414,7 @@ def lower_bounds(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
         certificate = dataclasses.replace(step.certificate, bound=step.certificate.bound * factor)
         return dataclasses.replace(step, certificate=certificate)
 
-    monkeypatch.setattr(measure, "decode", lying)
+    monkeypatch.setattr(reference, "decode", lying)
 
 
 @pytest.mark.parametrize("factor", [1e-3, 0.0])

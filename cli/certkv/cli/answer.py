@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from certkv.cli import llama
-from certkv.cli.measure import PolicyRun, Tick, judged, storage
+from certkv.cli.backends.reference import storage
+from certkv.cli.measure import PolicyRun, Tick, judged
 from certkv.reference import Cache, Policy, decode
 from certkv.reference.numbers.types import AnyArray
 

@@ -7,12 +7,13 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from certkv.cli.backends import BACKENDS, backend
 from certkv.cli.capture import ROUND_TO, load_capture
 from certkv.cli.measure import head_steps, measure
 from certkv.cli.page.library import require_matplotlib
 from certkv.cli.progress import progress
 from certkv.cli.report import print_report, violations
-from certkv.cli.settings import BACKENDS, POLICIES, TOLERANCE, check_backend, parse_formats, parse_policies
+from certkv.cli.settings import POLICIES, TOLERANCE, parse_formats, parse_policies
 from certkv.cli.sweep import asked_budget, missing, readings_of, sweep, sweep_size, tolerances
 from certkv.cli.writer import document, json_bytes, require_writable, saved_bytes, write
 from certkv.reference import SettingError
@@ -66,7 +67,13 @@ def add_parser(subparsers: Subparsers) -> None:
     add("--values", metavar="FORMAT", help=f"{', '.join(VALUE_FORMATS)}; default: the policy's own")
     add("--block", type=int, metavar="B", help="tokens per block; default: the policy's own")
     add("--round-to", choices=ROUND_TO, help="round float32 k and v once and take the result as the originals")
-    add("--backend", default="reference", metavar="NAME", help=f"{', '.join(BACKENDS)} (the default)")
+    add(
+        "--backend",
+        default="reference",
+        metavar="|".join(BACKENDS),
+        help="what computes: the reference in float64 (the default), the kernel library's torch twins on the CPU, or "
+        "its Triton kernels on a GPU; the latter two need certkv[fast]",
+    )
     add("--json", type=Path, metavar="OUT", help="write config, summary and every head as JSON")
     add("--save", type=Path, metavar="OUT.safetensors", help="write outputs and bounds of one policy in float64")
     add(
@@ -91,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
         Wrong settings, an unusable capture, or an output that cannot be written.
     """
     source: Path = arguments.file
-    check_backend(arguments.backend)
+    engine = backend(arguments.backend)
     policies = parse_policies(arguments.policy, arguments.tolerance, arguments.relative_to)
     formats = parse_formats(arguments.keys, arguments.values, arguments.block)
     if arguments.save and len(policies) > 1:
@@ -107,6 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.report:
         require_matplotlib()
     capture = load_capture(source, arguments.round_to)
+    engine.check(capture, formats)
     for option, path in targets:
         require_writable(option, path, source)
 
@@ -114,8 +122,8 @@ def run(arguments: argparse.Namespace) -> int:
     again = missing(budgets, policies)
     total = len(policies) * head_steps(capture) + sweep_size(capture, again)
     with progress(total, "head-steps", arguments.quiet) as tick:
-        runs = measure(capture, policies, formats, tick)
-        readings = [*readings_of(runs), *sweep(capture, again, formats, tick)]
+        runs = measure(capture, policies, formats, tick, engine)
+        readings = [*readings_of(runs), *sweep(capture, again, formats, tick, engine)]
 
     for option, path in targets:
         if option == "--json":

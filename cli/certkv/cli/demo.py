@@ -15,8 +15,9 @@ import numpy as np
 
 from certkv.cli import llama, passkey
 from certkv.cli.answer import Answer, answer
+from certkv.cli.backends.base import Formats
 from certkv.cli.capture import load_capture
-from certkv.cli.measure import Formats, PolicyRun, measure
+from certkv.cli.measure import PolicyRun, measure
 from certkv.cli.progress import progress
 from certkv.cli.report import console, number, percent, print_report, verdict_lines, violations
 from certkv.cli.summary import summarise

@@ -8,10 +8,11 @@ from typing import Literal
 
 import numpy as np
 
+from certkv.cli.backends.base import Backend, Formats, Held, Storage
+from certkv.cli.backends.reference import ReferenceBackend
 from certkv.cli.capture import Capture, Layer
-from certkv.reference import Budget, Cache, InputError, Policy, Status, Step, decode
+from certkv.reference import Budget, Policy, Status, Step
 from certkv.reference.exact import Verdict, judge
-from certkv.reference.formats import bytes_per_token
 from certkv.reference.numbers.types import AnyArray, BoolArray, FloatArray
 from certkv.reference.policies import FormatDefaults
 
@@ -77,43 +78,6 @@ class HeadStep:
         return self.rung < 3 and self.promoted != (coded, coded)
 
 
-@dataclass(frozen=True)
-class Storage:
-    """What one layer's cache was, read back from the cache that ran. Bytes are per KV head.
-
-    Attributes
-    ----------
-    layer : int
-    keys, values : str
-        Names of the formats.
-    block : int
-        Tokens per block.
-    blocks, tail : int
-        Coded blocks, and tokens that remain original.
-    coded_bytes_per_token : float
-        Codes and metadata of a coded token.
-    device_bytes : int
-        Codes, metadata, annotations, tail and (under a budget) the first block's originals.
-    dense_bytes : int
-        All tokens as 16-bit keys and values.
-    """
-
-    layer: int
-    keys: str
-    values: str
-    block: int
-    blocks: int
-    tail: int
-    coded_bytes_per_token: float
-    device_bytes: int
-    dense_bytes: int
-
-    @property
-    def tokens(self) -> int:
-        """Tokens held."""
-        return self.blocks * self.block + self.tail
-
-
 @dataclass
 class PolicyRun:
     """Everything one policy did on a capture.
@@ -135,26 +99,12 @@ class PolicyRun:
     bounds: dict[int, FloatArray] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Formats:
-    """What the user asked for; None leaves it to the policy."""
-
-    keys: str | None = None
-    values: str | None = None
-    block: int | None = None
-
-    def of(self, policy: Policy) -> FormatDefaults:
-        """Fill in the policy's defaults."""
-        own = policy.formats
-        return FormatDefaults(
-            keys=self.keys or own.keys,
-            values=self.values or own.values,
-            block=own.block if self.block is None else self.block,
-        )
-
-
 def measure(
-    capture: Capture, policies: Sequence[Policy], formats: Formats, tick: Tick = lambda what, steps: None
+    capture: Capture,
+    policies: Sequence[Policy],
+    formats: Formats,
+    tick: Tick = lambda what, steps: None,
+    backend: Backend | None = None,
 ) -> list[PolicyRun]:
     """Run and judge every query under every policy.
 
@@ -165,21 +115,23 @@ def measure(
     formats : Formats
     tick : callable
         Progress.
+    backend : Backend or None
+        What computes; None for the reference.
 
     Returns
     -------
     list of PolicyRun
         In the order of ``policies``.
     """
+    chosen = ReferenceBackend() if backend is None else backend
     runs = [PolicyRun(policy) for policy in policies]
+    alike: dict[FormatDefaults, list[PolicyRun]] = {}  # policies with equal formats share the encoding
+    for run in runs:
+        alike.setdefault(chosen.formats(run.policy, formats), []).append(run)
     for layer in capture.layers:
-        caches: dict[FormatDefaults, Cache] = {}  # policies with equal formats share the encoding: steps do not write
-        for run in runs:
-            wanted = formats.of(run.policy)
-            if wanted not in caches:
-                tick(f"layer {layer.index}, encoding", 0)
-                caches[wanted] = fill(layer, wanted)
-            _run_layer(run, layer, caches[wanted], tick)
+        for wanted, those in alike.items():
+            tick(f"layer {layer.index}, encoding", 0)
+            _run_layer(those, layer, chosen.hold(layer, wanted), tick)
     return runs
 
 
@@ -188,49 +140,23 @@ def head_steps(capture: Capture) -> int:
     return sum(layer.queries * int(layer.q.shape[1]) for layer in capture.layers)
 
 
-def fill(layer: Layer, formats: FormatDefaults) -> Cache:
-    """Make a cache of a layer's keys and values."""
-    _, kv_heads, head_dim = layer.k.shape
-    cache = Cache(
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        dtype=layer.k.dtype,
-        keys=formats.keys,
-        values=formats.values,
-        block=formats.block,
-    )
-    cache.append(layer.k, layer.v)
-    return cache
-
-
-def take_step(layer: Layer, query: int, cache: Cache, policy: Policy) -> Step:
-    """Run one query of a layer.
-
-    Raises
-    ------
-    InputError
-        It cannot be run; the message names the tensor.
-    """
-    position = None if layer.positions is None else int(layer.positions[query])
-    try:
-        return decode(layer.q[query], cache, policy, scale=layer.scale, position=position, index=query)
-    except InputError as error:
-        raise InputError(f"{layer.prefix}q[{query}], policy {policy.name}: {error}") from error
-
-
-def _run_layer(run: PolicyRun, layer: Layer, cache: Cache, tick: Tick) -> None:
-    outputs = np.empty(layer.q.shape)
-    bounds = np.empty(layer.q.shape[:2])
-    for query in range(layer.queries):
+def _run_layer(runs: Sequence[PolicyRun], layer: Layer, held: Held, tick: Tick) -> None:
+    rows: dict[tuple[int, int], list[HeadStep]] = {}
+    for run in runs:
+        run.outputs[layer.index], run.bounds[layer.index] = np.empty(layer.q.shape), np.empty(layer.q.shape[:2])
+    for which, query, step in held.steps([run.policy for run in runs]):
+        run = runs[which]
         tick(f"layer {layer.index}, {run.policy.name}", 0)
-        step = take_step(layer, query, cache, run.policy)
-        outputs[query], bounds[query] = step.output, step.certificate.bound
+        run.outputs[layer.index][query] = step.output
+        run.bounds[layer.index][query] = step.certificate.bound
         seen = layer.visible(query)
         where = (run.policy.name, layer.index, query)
-        run.steps += judged(where, step, layer.q[query], layer.k[:seen], layer.v[:seen], layer.scale, cache.block)
+        k, v = layer.k[:seen], layer.v[:seen]
+        rows[which, query] = judged(where, step, layer.q[query], k, v, layer.scale, held.block)
         tick(f"layer {layer.index}, {run.policy.name}", layer.q.shape[1])
-    run.outputs[layer.index], run.bounds[layer.index] = outputs, bounds
-    run.storage.append(storage(layer.index, cache, run.policy))
+    for which, run in enumerate(runs):
+        run.steps += [row for query in range(layer.queries) for row in rows[which, query]]
+        run.storage.append(held.storage(run.policy))
 
 
 def judged(
@@ -308,27 +234,3 @@ def _verdicts(step: Step, q: AnyArray, k: AnyArray, v: AnyArray, scale: float) -
                 found = judge(output, bound, q[heads], k[:, kv_head], v[:, kv_head], scale, enclosures)
                 verdicts |= dict(zip(heads.tolist(), found, strict=True))
     return [verdicts[head] for head in range(len(q))]
-
-
-def storage(layer: int, cache: Cache, policy: Policy) -> Storage:
-    """Read back from a cache what it was, and count its bytes."""
-    keys, values = cache.format("keys"), cache.format("values")
-    dense = 2 * cache.head_dim * cache.dtype.itemsize
-    coded = bytes_per_token(keys, cache.block, cache.head_dim) + bytes_per_token(values, cache.block, cache.head_dim)
-    tail = cache.tokens - cache.blocks * cache.block
-    annotations = 0
-    if cache.blocks:
-        for notes in (cache.key_annotations(), cache.value_annotations()):
-            annotations += sum(array.nbytes for array in vars(notes).values()) // cache.kv_heads
-    pinned = cache.block if isinstance(policy, Budget) and cache.blocks else 0
-    return Storage(
-        layer=layer,
-        keys=keys.name,
-        values=values.name,
-        block=cache.block,
-        blocks=cache.blocks,
-        tail=tail,
-        coded_bytes_per_token=float(coded),
-        device_bytes=int(coded * cache.block * cache.blocks) + annotations + (tail + pinned) * dense,
-        dense_bytes=cache.tokens * dense,
-    )

@@ -12,8 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from certkv.cli.backends.base import Storage
 from certkv.cli.capture import Capture, Layer
-from certkv.cli.measure import HeadStep, PolicyRun, Storage
+from certkv.cli.measure import HeadStep, PolicyRun
 from certkv.cli.summary import Spread, Summary, summarise
 from certkv.cli.text import printable
 from certkv.reference.policies import Budget, Policy

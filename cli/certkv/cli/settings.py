@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from certkv.cli.measure import Formats
+from certkv.cli.backends.base import Formats
 from certkv.reference.errors import SettingError
 from certkv.reference.formats import key_format, value_format
 from certkv.reference.policies import RELATIVE_TO, Budget, Naive, PaperPolicy, Policy
 
 POLICIES = ("naive", "paper", "budget")
-BACKENDS = ("reference",)
 TOLERANCE = 0.05
 
 
@@ -69,14 +68,3 @@ def parse_formats(keys: str | None, values: str | None, block: int | None) -> Fo
     if block is not None and block < 1:
         raise SettingError(f"--block is {block}; give at least 1 token per block")
     return Formats(keys, values, block)
-
-
-def check_backend(name: str) -> None:
-    """Refuse a backend that is not here.
-
-    Raises
-    ------
-    SettingError
-    """
-    if name not in BACKENDS:
-        raise SettingError(f"--backend: {name!r} is not available in this version; choose {', '.join(BACKENDS)}")

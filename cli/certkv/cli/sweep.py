@@ -7,8 +7,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from certkv.cli.backends.base import Backend, Formats
+from certkv.cli.backends.reference import ReferenceBackend
 from certkv.cli.capture import Capture
-from certkv.cli.measure import Formats, PolicyRun, Tick, fill, head_steps, take_step
+from certkv.cli.measure import PolicyRun, Tick, head_steps
 from certkv.reference import Budget, Policy
 
 SHARES = (0.01, 0.02, 0.05, 0.1)
@@ -83,7 +85,9 @@ def missing(budgets: Sequence[Budget], policies: Sequence[Policy]) -> list[Budge
     return [budget for budget in budgets if budget not in policies]
 
 
-def sweep(capture: Capture, budgets: Sequence[Budget], formats: Formats, tick: Tick) -> list[Reading]:
+def sweep(
+    capture: Capture, budgets: Sequence[Budget], formats: Formats, tick: Tick, backend: Backend | None = None
+) -> list[Reading]:
     """Run every query at every tolerance. Nothing is judged.
 
     Parameters
@@ -93,23 +97,24 @@ def sweep(capture: Capture, budgets: Sequence[Budget], formats: Formats, tick: T
     formats : Formats
     tick : callable
         Progress.
+    backend : Backend or None
+        What computes; None for the reference.
 
     Returns
     -------
     list of Reading
         In the order of ``budgets``.
     """
+    chosen = ReferenceBackend() if backend is None else backend
     readings = [Reading(budget) for budget in budgets]
     for layer in capture.layers if readings else ():
         tick(f"layer {layer.index}, encoding", 0)
-        cache = fill(layer, formats.of(budgets[0]))
-        for reading in readings:
-            what = f"layer {layer.index}, tolerance {reading.budget.tolerance:g}"
-            for query in range(layer.queries):
-                certificate = take_step(layer, query, cache, reading.budget).certificate
-                for rung, host_bytes in zip(certificate.rung, certificate.host_bytes, strict=True):
-                    reading.add(int(rung), int(host_bytes), layer.seen_bytes(query))
-                tick(what, len(certificate.rung))
+        held = chosen.hold(layer, chosen.formats(budgets[0], formats))
+        for which, query, step in held.steps(budgets):
+            certificate = step.certificate
+            for rung, host_bytes in zip(certificate.rung, certificate.host_bytes, strict=True):
+                readings[which].add(int(rung), int(host_bytes), layer.seen_bytes(query))
+            tick(f"layer {layer.index}, tolerance {budgets[which].tolerance:g}", len(certificate.rung))
     return readings
 
 

@@ -1,0 +1,119 @@
+"""What an audit asks of a backend: hold a layer's keys and values under some formats, and take steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from certkv.cli.capture import Capture, Layer
+from certkv.reference import Policy, Step
+from certkv.reference.policies import FormatDefaults
+
+
+@dataclass(frozen=True)
+class Formats:
+    """What the user asked for; None leaves it to the policy."""
+
+    keys: str | None = None
+    values: str | None = None
+    block: int | None = None
+
+    def over(self, own: FormatDefaults) -> FormatDefaults:
+        """Fill in defaults."""
+        return FormatDefaults(
+            keys=self.keys or own.keys,
+            values=self.values or own.values,
+            block=own.block if self.block is None else self.block,
+        )
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What one layer's cache was, read back from the cache that ran. Bytes are per KV head.
+
+    Attributes
+    ----------
+    layer : int
+    keys, values : str
+        Names of the formats.
+    block : int
+        Tokens per block.
+    blocks, tail : int
+        Coded blocks, and tokens that remain original.
+    coded_bytes_per_token : float
+        Codes and metadata of a coded token.
+    device_bytes : int
+        Codes, metadata, annotations, tail and (where it is kept) the first block's originals.
+    dense_bytes : int
+        All tokens as 16-bit keys and values.
+    """
+
+    layer: int
+    keys: str
+    values: str
+    block: int
+    blocks: int
+    tail: int
+    coded_bytes_per_token: float
+    device_bytes: int
+    dense_bytes: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens held."""
+        return self.blocks * self.block + self.tail
+
+
+class Taken(NamedTuple):
+    """A step that was taken: which policy, by its place among those asked for, which query, and what came out."""
+
+    policy: int
+    query: int
+    step: Step
+
+
+class Held(Protocol):
+    """One layer's keys and values, encoded."""
+
+    @property
+    def block(self) -> int:
+        """Tokens per block."""
+
+    def steps(self, policies: Sequence[Policy]) -> Iterator[Taken]:
+        """Take every query of the layer under every policy, in whatever order.
+
+        Raises
+        ------
+        InputError
+            A query cannot be run; the message names the tensor.
+        """
+
+    def storage(self, policy: Policy) -> Storage:
+        """Read back what the cache was, once all steps were taken."""
+
+
+class Backend(Protocol):
+    """What computes the steps."""
+
+    @property
+    def name(self) -> str:
+        """As in ``--backend``."""
+
+    @property
+    def claims(self) -> bool:
+        """Whether `Step.paper_bound` is evaluated; otherwise it is infinite."""
+
+    def formats(self, policy: Policy, asked: Formats) -> FormatDefaults:
+        """Return the formats that a policy runs with."""
+
+    def check(self, capture: Capture, asked: Formats) -> None:
+        """Refuse what this backend does not take, before anything runs.
+
+        Raises
+        ------
+        InputError
+        """
+
+    def hold(self, layer: Layer, formats: FormatDefaults) -> Held:
+        """Make a cache of a layer's keys and values."""
