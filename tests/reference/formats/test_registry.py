@@ -20,7 +20,7 @@ def test_default_blocks() -> None:
     assert {name: f.default_block for name, f in formats.items()} == {n: 16 if n in paper else 64 for n in formats}
 
 
-@pytest.mark.parametrize("name", ["int4-g16", "", "INT8", "oscar"])
+@pytest.mark.parametrize("name", ["int4-g16", "", "INT8", "oscars"])
 def test_unknown_key_format_lists_the_names(name: str) -> None:
     with pytest.raises(SettingError, match="int8-paper, int8, dense"):
         key_format(name)

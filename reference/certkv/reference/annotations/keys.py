@@ -50,8 +50,11 @@ class KeyAnnotations(Blockwise):
 
 
 def residual_unit(encoded: Encoded) -> FloatArray:
-    """Return what residuals are measured in, sigma, [..., d]: the stored steps, or 1 where the format has none."""
-    if encoded.step.shape[-1] == 0:
+    """Return what residuals are measured in, sigma, [..., d]: the stored steps, or 1 where no channel has its own.
+
+    That is where the format stores originals, or where steps belong to groups of tokens (`Encoded.norm`).
+    """
+    if encoded.step.shape[-1] == 0 or encoded.norm is not None:
         return np.ones((*encoded.leading, encoded.head_dim))
     return step_per_channel(encoded)
 

@@ -90,9 +90,9 @@ def original_norms_lb(original: AnyArray) -> FloatArray:
 def decoded_norms_ub(encoded: Encoded, fmt: Format) -> FloatArray:
     """Upper bound of every token's ``||k_hat_t||``; [..., B].
 
-    Decoding rounds at most once, so ``|k_hat| <= (1 + u) |D|``, which `inexact_norm_ub` covers.
+    ``|k_hat| <= |D| + err`` per element; that sum rounds once, which `inexact_norm_ub` covers.
     """
-    return inexact_norm_ub(fmt.decode(encoded))
+    return inexact_norm_ub(np.abs(fmt.decode(encoded)) + fmt.decode_error_ub(encoded))
 
 
 def token_max(per_token: FloatArray) -> FloatArray:

@@ -2,6 +2,9 @@
 
 from certkv.reference.formats.base import KEYS, VALUES, Format, check_originals
 from certkv.reference.formats.encoded import Encoded, concatenate, step_per_channel
+from certkv.reference.formats.oscar import OscarKeys
+from certkv.reference.formats.oscar_family import OSCAR_KEY_FORMATS, OSCAR_VALUE_FORMATS
+from certkv.reference.formats.oscar_values import OscarValues
 from certkv.reference.formats.planes import PlanarFormat, levels_of, plane_bytes
 from certkv.reference.formats.registry import (
     KEY_FORMATS,
@@ -16,12 +19,16 @@ from certkv.reference.formats.storage import bytes_per_token, dense_bytes_per_to
 __all__ = [
     "KEYS",
     "KEY_FORMATS",
+    "OSCAR_KEY_FORMATS",
+    "OSCAR_VALUE_FORMATS",
     "PLANAR_KEY_FORMATS",
     "PLANAR_VALUE_FORMATS",
     "VALUES",
     "VALUE_FORMATS",
     "Encoded",
     "Format",
+    "OscarKeys",
+    "OscarValues",
     "PlanarFormat",
     "bytes_per_token",
     "check_originals",

@@ -49,11 +49,15 @@ class Format(Protocol):
     def decode(self, encoded: Encoded) -> FloatArray:
         """Return the meaning in float64, [..., B, d]: exact, or rounded once, ``|decode - exact| <= u |decode|``.
 
-        u = 2**-53; since rounding to nearest is meant, ``<= u |exact|`` holds as well.
+        u = 2**-53; since rounding to nearest is meant, ``<= u |exact|`` holds as well. A format that is rotated
+        (`rotated.is_rotated`) is off by at most ``gamma_{1+r}`` of a token's norm, r its `rotated.extra_roundings`.
         """
 
     def decode_error_ub(self, encoded: Encoded) -> FloatArray:
-        """Upper bound of ``|decode - exact|`` per element, [..., B, d]; ``U * abs(decode(encoded))`` always is one."""
+        """Upper bound of ``|decode - exact|`` per element, [..., B, d].
+
+        ``U * abs(decode(encoded))`` is one unless the format is rotated.
+        """
 
     def bytes_per_block(self, block: int, head_dim: int) -> int:
         """Bytes of codes and metadata of one block of 16-bit originals, annotations not included."""

@@ -10,6 +10,7 @@ from certkv.reference.formats.base import KEYS, VALUES, Format
 from certkv.reference.formats.channel import INT4, INT8
 from certkv.reference.formats.dense import DENSE
 from certkv.reference.formats.int8_paper import INT8_PAPER
+from certkv.reference.formats.oscar_family import OSCAR_KEY_FORMATS, OSCAR_VALUE_FORMATS
 from certkv.reference.formats.planar import INT4_G32_4, INT4_INT4, INT8_4, INT8_G64_4
 from certkv.reference.formats.planes import PlanarFormat
 from certkv.reference.formats.token_group import INT4_G16, INT4_G32, INT8_G64
@@ -31,12 +32,12 @@ PLANAR_VALUE_FORMATS: Mapping[str, PlanarFormat] = MappingProxyType({f.name: f f
 
 def key_format(name: str) -> Format:
     """Return the key format of that name; SettingError lists the names."""
-    return _find(name, "key", {**KEY_FORMATS, **PLANAR_KEY_FORMATS})
+    return _find(name, "key", {**KEY_FORMATS, **PLANAR_KEY_FORMATS, **OSCAR_KEY_FORMATS})
 
 
 def value_format(name: str) -> Format:
     """Return the value format of that name; SettingError lists the names."""
-    return _find(name, "value", {**VALUE_FORMATS, **PLANAR_VALUE_FORMATS})
+    return _find(name, "value", {**VALUE_FORMATS, **PLANAR_VALUE_FORMATS, **OSCAR_VALUE_FORMATS})
 
 
 def register(fmt: Format) -> None:
@@ -49,7 +50,8 @@ def register(fmt: Format) -> None:
     """
     if not fmt.kind or not fmt.kind <= {KEYS, VALUES}:
         raise SettingError(f"format {fmt.name!r} has kind {set(fmt.kind)}; give one or both of {KEYS!r} and {VALUES!r}")
-    if fmt.name in _KEYS or fmt.name in _VALUES or fmt.name in (planar.name for planar in _PLANAR):
+    apart = {*(planar.name for planar in _PLANAR), *OSCAR_KEY_FORMATS, *OSCAR_VALUE_FORMATS}
+    if fmt.name in _KEYS or fmt.name in _VALUES or fmt.name in apart:
         raise SettingError(f"there is already a format {fmt.name!r}; give yours another name, or unregister that one")
     for kind, formats in ((KEYS, _KEYS), (VALUES, _VALUES)):
         if kind in fmt.kind:

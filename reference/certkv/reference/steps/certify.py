@@ -75,10 +75,10 @@ def certify(group: Group, levels: Levels, rows: IntArray, seen: Attended, out_dt
     heavy, light = arithmetic.mass_ub(seen.mass, tokens), arithmetic.mass_lb(seen.mass, tokens)
     keys_used, values_used = used_norms(group, levels)
     rounding = arithmetic.log_weight_error_ub(
-        group.scale, norm_ub(group.q[rows])[:, None], keys_used, seen.spread, group.q.shape[-1]
+        group.scale, norm_ub(group.q[rows])[:, None], keys_used, seen.spread, group.q.shape[-1] + group.key_roundings
     )
     mean_norm = (heavy * values_used).sum(axis=-1) * outward(values_used.shape[-1] + 2)
-    accumulation = arithmetic.accumulation_ub(tokens, mean_norm, values_used.max(axis=-1))
+    accumulation = arithmetic.accumulation_ub(tokens + group.value_roundings, mean_norm, values_used.max(axis=-1))
     radius = radii(group, output)
     # the tail, and whatever is known of a block as a whole: Theorem block_bound
     pure = np.concatenate([np.where(levels.keys, 0.0, group.delta_ub[rows]), np.zeros((len(rows), 1))], axis=-1)

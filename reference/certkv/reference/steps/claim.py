@@ -56,12 +56,15 @@ def paper_claim(group: Group, levels: Levels, seen: Attended) -> FloatArray:
     Returns
     -------
     float64 [heads]
-        In the units of V; no proof stands behind it.
+        In the units of V; no proof stands behind it. ``+inf`` where no channel has a step of its own.
     """
     notes = group.value_notes
     if notes is None:
         return np.zeros(len(group.q))
-    step = step_per_channel(group.view.encoded("keys"))
+    encoded = group.view.encoded("keys")
+    if encoded.norm is not None:
+        return np.full(len(group.q), np.inf)
+    step = step_per_channel(encoded)
     delta = score_error.paper_l1(group.scale, group.q, step).max(axis=-1)
     mass, _ = shares(*coded_log_masses(group))
     outside = np.where(levels.keys, 0.0, mass).sum(axis=-1)

@@ -104,7 +104,8 @@ def _from_output(used: FloatArray, output: FloatArray) -> FloatArray:
     """Upper bounds of distances, [n, block, head_dim] and [rows, head_dim] -> [rows, n, block].
 
     ``||v||^2 - 2 v.c + ||c||^2`` is off by at most ``gamma_{d+3} (||v|| + ||c||)^2``, however its sums are taken; that
-    share is more than the one rounding of a decoded value moves a distance.
+    share is more than the roundings of a decoded value move a distance: at most ``r + 1 <= log2 d + 3`` of them, where
+    ``3 (d + 4) >= 2 (r + 1)`` is what is asked for.
     """
     flat = used.reshape(-1, used.shape[-1])
     v, c = norm_ub(flat), norm_ub(output)[:, None]
@@ -141,6 +142,7 @@ def token_radius(group: Group, values: BoolArray, token: IntArray, output: Float
     if values.any():
         originals = group.originals("values", any_row(values))
         used = np.where(values[..., None], originals[blocks, token], used)
-    # the decoded float64 value is one rounding from the exact meaning, which DIFFERENCE covers only in part
-    decoding = np.where(values, 0.0, U * norm_ub(used))
+    # the decoded float64 value is one rounding from the exact meaning, which DIFFERENCE covers only in part; the r that
+    # a rotation adds, counted twice, are more than gamma_{r+1} of the meaning
+    decoding = np.where(values, 0.0, (1 + 2 * group.value_roundings) * U * norm_ub(used))
     return np.asarray((norm_ub(used - output[:, None]) * DIFFERENCE + residual + decoding) * outward(2))

@@ -11,6 +11,8 @@ from certkv.reference.annotations.keys import residual_unit
 from certkv.reference.bounds import score_error
 from certkv.reference.cache import Side, View
 from certkv.reference.errors import InputError
+from certkv.reference.formats import Encoded, rotation
+from certkv.reference.formats.rotated import RotatedFormat, extra_roundings
 from certkv.reference.numbers import outward
 from certkv.reference.numbers.types import BoolArray, FloatArray, IntArray
 
@@ -85,7 +87,7 @@ class Group:
         self.delta_ub, self.operator_ub = np.empty((2, len(self.q), view.blocks))
         self.key_norm_ub = np.empty(view.blocks)
         if view.blocks:
-            self.coded_scores = self.scores(view.decoded("keys"))
+            self.coded_scores = self.scores_of_coded(view.encoded("keys"))
             self.coded_values = view.decoded("values")
             self.key_notes, self.value_notes = view.key_annotations(), view.value_annotations()
             self.delta_ub, self.operator_ub = self._score_errors(self.key_notes)
@@ -101,6 +103,16 @@ class Group:
         if self.value_notes is None:
             raise InputError("no block is full yet, so nothing is coded; append more tokens")
         return self.value_notes
+
+    @property
+    def key_roundings(self) -> int:
+        """What a rotation adds to the roundings of a score."""
+        return extra_roundings(self.view.cache.format("keys"), self.q.shape[-1])
+
+    @property
+    def value_roundings(self) -> int:
+        """What a rotation adds to the one rounding of a decoded value."""
+        return extra_roundings(self.view.cache.format("values"), self.q.shape[-1])
 
     @property
     def block_bytes(self) -> int:
@@ -120,6 +132,20 @@ class Group:
         """
         dots = self.q @ keys.reshape(-1, keys.shape[-1]).T
         return np.asarray(self.scale * dots.reshape(len(self.q), *keys.shape[:-1]))
+
+    def scores_of_coded(self, encoded: Encoded) -> FloatArray:
+        """Return the scores of coded keys; where they are stored rotated, the query is rotated and they are not.
+
+        Returns
+        -------
+        float64 [heads, blocks, block]
+        """
+        fmt = self.view.cache.format("keys")
+        if isinstance(fmt, RotatedFormat) and fmt.rotated:
+            keys = fmt.decode_rotated(encoded)
+            dots = rotation.rotate(self.q) @ keys.reshape(-1, keys.shape[-1]).T
+            return np.asarray(self.scale * dots.reshape(len(self.q), *keys.shape[:-1]))
+        return self.scores(fmt.decode(encoded))
 
     def originals(self, side: Side, wanted: BoolArray) -> FloatArray:
         """Make the originals of the wanted blocks available.

@@ -117,6 +117,6 @@ def score_slack(group: Group) -> FloatArray:
     """
     # key_norm_ub is at least the norms of decoded keys, too
     rounding = arithmetic.score_rounding_ub(
-        group.scale, norm_ub(group.q)[:, None], group.key_norm_ub, group.q.shape[-1]
+        group.scale, norm_ub(group.q)[:, None], group.key_norm_ub, group.q.shape[-1] + group.key_roundings
     )
     return np.asarray(group.delta_ub + 2.0 * rounding)

@@ -1,0 +1,38 @@
+"""The names of OScaR's formats and of the baselines that one quantizer's switches make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from certkv.reference.formats.oscar import OscarKeys
+from certkv.reference.formats.oscar_values import OscarValues
+
+PLANES = (2, 4)
+
+_KEYS = (
+    OscarKeys("oscar"),
+    OscarKeys("oscar-g64", group=64),
+    OscarKeys("oscar-g128", group=128, default_block=128),
+    OscarKeys("oscar-4", bits=4),
+    OscarKeys("oscar-4-g64", bits=4, group=64),
+    OscarKeys("oscar-4-g128", bits=4, group=128, default_block=128),
+    OscarKeys("oscar-head", scope="head"),
+    OscarKeys("oscar-paper", zero_point=True),
+    OscarKeys("oscar+2+4", plane_bits=PLANES),
+    OscarKeys("oscar-rotation", scope=None),
+    OscarKeys("oscar-scaling", rotated=False),
+    OscarKeys("kivi", rotated=False, scope=None),
+)
+_VALUES = (
+    OscarValues("oscar"),
+    OscarValues("oscar-g64", group=64),
+    OscarValues("oscar-g128", group=128),
+    OscarValues("oscar-4", bits=4),
+    OscarValues("oscar+2+4", plane_bits=PLANES),
+    OscarValues("kivi", rotated=False),
+)
+
+OSCAR_KEY_FORMATS: Mapping[str, OscarKeys] = MappingProxyType({f.name: f for f in _KEYS})
+OSCAR_VALUE_FORMATS: Mapping[str, OscarValues] = MappingProxyType({f.name: f for f in _VALUES})
+"""Found by name like the others; apart, since what the others mean is a rational number and has no rotation in it."""
