@@ -18,6 +18,8 @@ class Status(enum.IntEnum):
     HOST_MISSING = 4
     CHECKSUM = 5
     NEEDS_DENSE = 6
+    CAPACITY = 7
+    """A token that a graph was to append had no room; an eager append raises instead."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from certkv.fast.pool import Pool
 TYPES = (torch.float16, torch.bfloat16)
 
 
-def encode_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool) -> None:
+def encode_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, scratch: torch.Tensor | None = None) -> None:
     """Encode and measure blocks of keys, and write them to their pages.
 
     Parameters
@@ -29,6 +29,8 @@ def encode_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool) -> Non
         Where each block goes, no page twice; a negative page skips its block.
     pool : Pool
         Its ``key_*`` tensors are written.
+    scratch : float64 [n] or None
+        Memory of the kernels, ``operator_norm.scratch_size``; None to allocate it.
 
     Raises
     ------
@@ -40,12 +42,19 @@ def encode_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool) -> Non
     if originals.is_cuda:
         from certkv.fast.kernels.encode_keys import encode_keys as kernel
 
-        kernel(originals, pages, pool)
+        kernel(originals, pages, pool, scratch)
     else:
         encode_keys_twin(originals, pages, pool)
 
 
-def encode_values(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, anchor: torch.Tensor, fmt: Format) -> None:
+def encode_values(
+    originals: torch.Tensor,
+    pages: torch.Tensor,
+    pool: Pool,
+    anchor: torch.Tensor,
+    fmt: Format,
+    scratch: torch.Tensor | None = None,
+) -> None:
     """Encode and measure blocks of values, and write them to their pages.
 
     Parameters
@@ -60,6 +69,8 @@ def encode_values(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, anch
         The anchor of each block's sequence; any strides, so that one anchor may be expanded.
     fmt : Format
         That which the pool was allocated for.
+    scratch : float64 [n] or None
+        As for `encode_keys`.
 
     Raises
     ------
@@ -70,7 +81,7 @@ def encode_values(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, anch
     if originals.is_cuda:
         from certkv.fast.kernels.encode_values import encode_values as kernel
 
-        kernel(originals, pages, pool, anchor, fmt)
+        kernel(originals, pages, pool, anchor, fmt, scratch)
     else:
         encode_values_twin(originals, pages, pool, anchor, fmt)
 

@@ -53,6 +53,21 @@ class CapacityError(CertkvError, MemoryError):
     """More tokens than the cache was planned for; nothing was appended."""
 
 
+class CaptureError(CertkvError, RuntimeError):
+    """Something was asked of the host that it does not know while a CUDA graph is captured."""
+
+
+class ReleasedError(CertkvError, LookupError):
+    """An operator was called with the handle of a plan or cache that is gone."""
+
+    def __init__(self, handle: int, kind: str) -> None:
+        super().__init__(
+            f"there is no {kind} with handle {handle}: it was freed, or belongs to another process; keep a reference "
+            "to it for as long as what was compiled or captured with it is used"
+        )
+        self.handle = handle
+
+
 class HostMissingError(CertkvError, LookupError):
     """Originals that a step needs are not in the host tier; no output is returned for that sequence."""
 

@@ -85,7 +85,7 @@ def encode_keys_kernel(
     tl.store(to + 3, up(tl.sqrt(tl.max(decoded_squares, 0)) * NORM, True))
 
 
-def encode_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool) -> None:
+def encode_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, scratch: torch.Tensor | None = None) -> None:
     """Launch the kernels; see `certkv.fast.encode.encode_keys`, which checks the arguments."""
     if originals.stride(-1) != 1:
         originals = originals.contiguous()
@@ -115,4 +115,4 @@ def encode_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool) -> Non
             enable_fp_fusion=False,
         )
         stored = (pool.key_codes, pool.key_step, pool.key_minimum)
-        operator_norms(RELATIVE, originals, pages, stored, pool.key_notes, 2, INT8)
+        operator_norms(RELATIVE, originals, pages, stored, pool.key_notes, 2, INT8, scratch=scratch)

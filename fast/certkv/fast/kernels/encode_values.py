@@ -129,7 +129,14 @@ def encode_values_kernel(
     tl.store(anchored_codes + to_token, code.to(tl.uint8), mask=exists)
 
 
-def encode_values(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, anchor: torch.Tensor, fmt: Format) -> None:
+def encode_values(
+    originals: torch.Tensor,
+    pages: torch.Tensor,
+    pool: Pool,
+    anchor: torch.Tensor,
+    fmt: Format,
+    scratch: torch.Tensor | None = None,
+) -> None:
     """Launch the kernels; see `certkv.fast.encode.encode_values`, which checks the arguments."""
     if originals.stride(-1) != 1:
         originals = originals.contiguous()
@@ -171,5 +178,5 @@ def encode_values(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, anch
             enable_fp_fusion=False,
         )
         stored, notes = (pool.value_codes, pool.value_step, pool.value_minimum), pool.value_notes
-        operator_norms(RESIDUAL, originals, pages, stored, notes, 4, fmt, pool.residual_codes, 0)
-        operator_norms(ANCHORED, originals, pages, stored, notes, 5, fmt, pool.anchored_codes, 2, anchor)
+        operator_norms(RESIDUAL, originals, pages, stored, notes, 4, fmt, pool.residual_codes, 0, scratch=scratch)
+        operator_norms(ANCHORED, originals, pages, stored, notes, 5, fmt, pool.anchored_codes, 2, anchor, scratch)

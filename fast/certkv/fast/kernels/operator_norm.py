@@ -252,6 +252,28 @@ def operator_norm_kernel(
             tl.store(notes + place * WIDTH + OUT, up(norm, True))
 
 
+def _programs(items: int, device: torch.device) -> int:
+    """Programs that share the items; each has scratch of its own."""
+    if device.type != "cuda":
+        return min(items, 2)
+    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+    return min(items, PROGRAMS_PER_MULTIPROCESSOR * multiprocessors)
+
+
+def _tile(block: int, bits: int) -> tuple[int, int, int]:
+    """Byte rows, rows of a half of a tile, and rows of a tile."""
+    half = packed_rows(block) if bits == 4 else block
+    row_half = max(8 if bits == 4 else 16, triton.next_power_of_2(half))
+    return half, row_half, 2 * row_half if bits == 4 else row_half
+
+
+def scratch_size(items: int, block: int, head_dim: int, device: torch.device) -> int:
+    """Float64 numbers that any job on so many items (blocks times heads) takes."""
+    rows = max(_tile(block, bits)[2] for bits in (4, 8))
+    padded = triton.cdiv(head_dim, CHANNELS) * CHANNELS
+    return int(_programs(items, device) * (rows * padded + 2 * rows * rows + rows))
+
+
 def operator_norms(
     job: int,
     originals: torch.Tensor,
@@ -263,6 +285,7 @@ def operator_norms(
     token_codes: torch.Tensor | None = None,
     largest: int = 0,
     anchor: torch.Tensor | None = None,
+    scratch: torch.Tensor | None = None,
 ) -> None:
     """Launch the kernel: scalar `out` of `notes` for every block and head.
 
@@ -283,22 +306,19 @@ def operator_norms(
     largest : int
     anchor : float32 [n, H, d], optional
         For ANCHORED.
+    scratch : float64 [`scratch_size`] or None
+        None to allocate it.
     """
     n, heads, block, head_dim = originals.shape
     # distances from the anchor ask for no codes, so that one kernel serves all formats
     bits, group = (8, 0) if job == ANCHORED else (fmt.bits, fmt.group)
-    half = packed_rows(block) if bits == 4 else block
-    row_half = max(8 if bits == 4 else 16, triton.next_power_of_2(half))
-    rows = 2 * row_half if bits == 4 else row_half
+    half, row_half, rows = _tile(block, bits)
     padded = triton.cdiv(head_dim, CHANNELS) * CHANNELS
     items = n * heads
-    if originals.is_cuda:
-        multiprocessors = torch.cuda.get_device_properties(originals.device).multi_processor_count
-        programs = min(items, PROGRAMS_PER_MULTIPROCESSOR * multiprocessors)
-    else:
-        programs = min(items, 2)
-    size = programs * (rows * padded + 2 * rows * rows + rows)
-    scratch = torch.empty(size, dtype=torch.float64, device=originals.device)
+    programs = _programs(items, originals.device)
+    if scratch is None:
+        size = scratch_size(items, block, head_dim, originals.device)
+        scratch = torch.empty(size, dtype=torch.float64, device=originals.device)
     codes, step, minimum = stored
     operator_norm_kernel[(programs,)](
         originals.view(torch.int16),

@@ -28,7 +28,7 @@ def fp32(x):
 
 
 @triton.jit
-def _up_single(x):
+def up_single(x):
     """Smallest FP32 number >= x for float64 x >= 0."""
     nearest = x.to(tl.float32)
     bits = nearest.to(tl.int32, bitcast=True)
@@ -38,7 +38,7 @@ def _up_single(x):
 @triton.jit
 def up(x, BFLOAT: tl.constexpr):
     """Bits of the smallest bfloat16 or float16 number >= x for float64 x >= 0; int16. A NaN stays one."""
-    single = _up_single(x)
+    single = up_single(x)
     if BFLOAT:
         # dropping 16 bits rounds down, so what is dropped is carried first; FP32 infinity has nothing to drop
         bits = single.to(tl.int32, bitcast=True)
