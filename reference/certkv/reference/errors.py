@@ -47,12 +47,12 @@ class HostMissingError(CertkvError, LookupError):
     Attributes
     ----------
     kv_head, block : int
-        The original that was asked for.
+        The original that was asked for, or the refinement plane.
     """
 
-    def __init__(self, kv_head: int, block: int) -> None:
+    def __init__(self, kv_head: int, block: int, what: str = "the original") -> None:
         super().__init__(
-            f"the original of block {block}, KV head {kv_head}, is not in the host tier; "
+            f"{what} of block {block}, KV head {kv_head}, is not in the host tier; "
             "append its tokens again (cache.reset() first) before decoding"
         )
         self.kv_head = kv_head

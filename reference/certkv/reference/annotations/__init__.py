@@ -2,6 +2,7 @@
 
 from certkv.reference.annotations import keys, measure, values
 from certkv.reference.annotations.keys import KeyAnnotations, annotate_keys
+from certkv.reference.annotations.levels import finer_keys, finer_values, level_bytes_per_block
 from certkv.reference.annotations.storage import annotation_bytes_per_token, device_bytes_per_token
 from certkv.reference.annotations.values import ValueAnnotations, annotate_values
 
@@ -12,7 +13,10 @@ __all__ = [
     "annotate_values",
     "annotation_bytes_per_token",
     "device_bytes_per_token",
+    "finer_keys",
+    "finer_values",
     "keys",
+    "level_bytes_per_block",
     "measure",
     "values",
 ]

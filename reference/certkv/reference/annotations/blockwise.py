@@ -43,9 +43,9 @@ class Blockwise:
         return sum(array.nbytes for array in self.arrays().values())
 
     @classmethod
-    def bytes_per_block(cls, block: int) -> int:
-        """Return the bytes of the annotations of one block of ``block`` tokens."""
-        names = [field.name for field in fields(cls)]
+    def bytes_per_block(cls, block: int, only: Sequence[str] | None = None) -> int:
+        """Return the bytes of the annotations of one block of ``block`` tokens, or of some of them."""
+        names = [field.name for field in fields(cls)] if only is None else only
         codes = sum(name.endswith("_codes") for name in names)
         return SCALAR_BYTES * (len(names) - codes) + CODE_BYTES * codes * block
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,31 @@ def token_mean_lb(per_token_lb: FloatArray) -> FloatArray:
     """
     tokens = per_token_lb.shape[-1]
     return np.asarray(np.sum(per_token_lb, axis=-1) / tokens / outward(tokens))
+
+
+def annotate_level(
+    base: ValueAnnotations, original: npt.NDArray[Any], encoded: Encoded, fmt: Format
+) -> ValueAnnotations:
+    """Measure the same values at another level: residuals and decoded norms; the rest is about the originals.
+
+    Parameters
+    ----------
+    base : ValueAnnotations
+        Of these originals at any level.
+    original, encoded, fmt
+        As in `annotate_values`.
+    """
+    check_fit(original, encoded)
+    maximum, codes, operator = token_annotation(
+        residual(original, encoded, fmt), residual_magnitude(original, encoded, fmt)
+    )
+    return replace(
+        base,
+        residual_norm_ub=maximum,
+        decoded_norm_ub=store_ub(token_max(decoded_norms_ub(encoded, fmt))),
+        residual_operator_ub=operator,
+        residual_codes=codes,
+    )
 
 
 def annotate_values(

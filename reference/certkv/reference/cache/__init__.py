@@ -2,7 +2,8 @@
 
 from certkv.reference.cache.cache import Cache
 from certkv.reference.cache.host import HostTier, Side
+from certkv.reference.cache.planes import Place, PlaneStore
 from certkv.reference.cache.scratch import Scratch
 from certkv.reference.cache.view import View
 
-__all__ = ["Cache", "HostTier", "Scratch", "Side", "View"]
+__all__ = ["Cache", "HostTier", "Place", "PlaneStore", "Scratch", "Side", "View"]

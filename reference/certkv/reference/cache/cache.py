@@ -6,13 +6,21 @@ from typing import TypeVar
 
 import numpy as np
 
-from certkv.reference.annotations import KeyAnnotations, ValueAnnotations, annotate_keys, annotate_values
+from certkv.reference.annotations import (
+    KeyAnnotations,
+    ValueAnnotations,
+    annotate_keys,
+    annotate_values,
+    finer_keys,
+    finer_values,
+)
 from certkv.reference.cache.checks import require_dtype, require_finite, require_plain, require_shape, whole_number
 from certkv.reference.cache.host import HostTier, Side
+from certkv.reference.cache.planes import Place, PlaneStore
 from certkv.reference.cache.scratch import Scratch
 from certkv.reference.cache.view import View
 from certkv.reference.errors import CertkvError, InputError, SettingError
-from certkv.reference.formats import Encoded, Format, concatenate, key_format, value_format
+from certkv.reference.formats import Encoded, Format, concatenate, key_format, levels_of, plane_bytes, value_format
 from certkv.reference.numbers.dtypes import BFLOAT16, FLOAT16, float_type
 from certkv.reference.numbers.types import AnyArray, FloatArray
 
@@ -24,8 +32,8 @@ SIDES: tuple[Side, Side] = ("keys", "values")
 class Cache:
     """A quantized KV cache with its originals, for one layer and one sequence.
 
-    Tokens enter the tail as originals. As soon as a block is full it is encoded, once, its annotations are measured
-    against what was stored, and its originals move to the host tier.
+    Tokens enter the tail as originals. As soon as a block is full - or as many as the residual window holds - it is
+    encoded, once, its annotations are measured against what was stored, and its originals move to the host tier.
 
     Parameters
     ----------
@@ -36,13 +44,18 @@ class Cache:
         Names of the formats.
     block : int or None
         Tokens per block; None for the default of the key format.
+    residual : int or None
+        Tokens that are encoded at once, a whole number of blocks: fewer wait in the tail as originals; None for one
+        block.
     scratch_bytes : int
         Size of the pool of recently fetched originals.
+    planes : {"device", "host"}
+        Where the refinement planes of formats of several levels lie.
 
     Raises
     ------
     SettingError
-        An unknown format, or a size below 1.
+        An unknown format or place, or a size below 1.
     DTypeError
         A dtype that is not 16 bits wide.
     """
@@ -57,6 +70,8 @@ class Cache:
         values: str = "int4-g32",
         block: int | None = None,
         scratch_bytes: int = 0,
+        residual: int | None = None,
+        planes: Place = "host",
     ) -> None:
         self._formats: dict[Side, Format] = {"keys": key_format(keys), "values": value_format(values)}
         default = self._formats["keys"].default_block
@@ -66,9 +81,13 @@ class Cache:
         for name, size in (("kv_heads", self.kv_heads), ("head_dim", self.head_dim), ("block", self.block)):
             if size < 1:
                 raise SettingError(f"{name} is {size}; give at least 1")
+        self.residual = self.block if residual is None else whole_number("residual", residual)
+        if self.residual < 1 or self.residual % self.block:
+            raise SettingError(f"residual is {self.residual}; give a positive multiple of the block, {self.block}")
         self._scratch_bytes = whole_number("scratch_bytes", scratch_bytes)
         if self._scratch_bytes < 0:
             raise SettingError(f"scratch_bytes is {scratch_bytes}; give at least 0")
+        self.planes = PlaneStore(planes)
         self.dtype = float_type(dtype).dtype
         if self.dtype not in (FLOAT16.dtype, BFLOAT16.dtype):
             raise SettingError(f"dtype is {self.dtype.name}; originals are float16 or bfloat16")
@@ -78,9 +97,10 @@ class Cache:
         """Forget every token, the anchor included."""
         self.host = HostTier(self.kv_heads, self.block, self.head_dim, self.dtype)
         self.scratch = Scratch(self.host, self._scratch_bytes)
+        self.planes = PlaneStore(self.planes.place)
         self._encoded: dict[Side, Encoded | None] = {"keys": None, "values": None}
-        self._key_annotations: KeyAnnotations | None = None
-        self._value_annotations: ValueAnnotations | None = None
+        self._key_annotations: tuple[KeyAnnotations, ...] | None = None
+        self._value_annotations: tuple[ValueAnnotations, ...] | None = None
         self._anchor: FloatArray | None = None
         empty = np.empty((0, self.kv_heads, self.head_dim), self.dtype)
         self._tail: dict[Side, AnyArray] = {"keys": empty, "values": empty.copy()}
@@ -113,7 +133,7 @@ class Cache:
             "keys": np.concatenate([self._tail["keys"], k]),
             "values": np.concatenate([self._tail["values"], v]),
         }
-        full = len(tail["keys"]) // self.block
+        full = self.full_blocks(len(tail["keys"]))
         if full:
             self._encode(self._as_blocks(tail["keys"], full), self._as_blocks(tail["values"], full))
         for side in SIDES:
@@ -145,23 +165,35 @@ class Cache:
         tokens = self.tokens if position is None else whole_number("position", position) + 1
         if not 1 <= tokens <= self.tokens:
             raise InputError(f"position {position} is outside the cache, which holds positions 0 to {self.tokens - 1}")
-        return View(self, kv_head, tokens // self.block, tokens)
+        return View(self, kv_head, self.full_blocks(tokens), tokens)
+
+    def full_blocks(self, tokens: int) -> int:
+        """Return how many of so many tokens' blocks are coded; the others are the tail."""
+        return tokens // self.residual * (self.residual // self.block)
 
     def format(self, side: Side) -> Format:
         """Return the format of one side."""
         return self._formats[side]
 
+    def levels(self, side: Side) -> int:
+        """Return the number of coded levels: 1, and one for each refinement plane."""
+        return levels_of(self._formats[side])
+
+    def plane_bytes(self, side: Side) -> tuple[int, ...]:
+        """Return the bytes of each refinement plane of one block and KV head."""
+        return plane_bytes(self._formats[side], self.block, self.head_dim)
+
     def encoded(self, side: Side) -> Encoded:
-        """Codes and metadata of all full blocks, leading axes [blocks, kv_heads]."""
+        """Codes and metadata of all full blocks at their base plane, leading axes [blocks, kv_heads]."""
         return self._held(self._encoded[side])
 
-    def key_annotations(self) -> KeyAnnotations:
-        """Annotations of the keys of all full blocks, arrays [blocks, kv_heads]."""
-        return self._held(self._key_annotations)
+    def key_annotations(self, level: int = 0) -> KeyAnnotations:
+        """Annotations of the keys of all full blocks at a coded level, arrays [blocks, kv_heads]."""
+        return self._held(self._key_annotations)[level]
 
-    def value_annotations(self) -> ValueAnnotations:
-        """Annotations of the values of all full blocks, arrays [blocks, kv_heads]."""
-        return self._held(self._value_annotations)
+    def value_annotations(self, level: int = 0) -> ValueAnnotations:
+        """Annotations of the values of all full blocks at a coded level, arrays [blocks, kv_heads]."""
+        return self._held(self._value_annotations)[level]
 
     def anchor(self) -> FloatArray:
         """Return the mean value of the first full block, float64 [kv_heads, head_dim], fixed from then on."""
@@ -192,18 +224,28 @@ class Cache:
             mean = v[0].astype(np.float64).mean(axis=1)
             anchor = mean.astype(np.float32).astype(np.float64)
         keys, values = self._formats["keys"].encode(k), self._formats["values"].encode(v)
-        key_annotations = annotate_keys(k, keys, self._formats["keys"])
-        value_annotations = annotate_values(v, values, self._formats["values"], anchor)
+        base_keys = annotate_keys(k, keys.at(0), self._formats["keys"])
+        base_values = annotate_values(v, values.at(0), self._formats["values"], anchor)
+        key_annotations = base_keys, *finer_keys(k, keys, self._formats["keys"])
+        value_annotations = base_values, *finer_values(base_values, v, values, self._formats["values"])
+        planes = self.planes.joined({"keys": keys.planes, "values": values.planes})
+        keys, values = keys.at(0), values.at(0)
         if self.blocks:
             keys = concatenate([self.encoded("keys"), keys])
             values = concatenate([self.encoded("values"), values])
-            key_annotations = KeyAnnotations.concatenate([self.key_annotations(), key_annotations])
-            value_annotations = ValueAnnotations.concatenate([self.value_annotations(), value_annotations])
+            key_annotations = tuple(
+                KeyAnnotations.concatenate([self.key_annotations(level), new])
+                for level, new in enumerate(key_annotations)
+            )
+            value_annotations = tuple(
+                ValueAnnotations.concatenate([self.value_annotations(level), new])
+                for level, new in enumerate(value_annotations)
+            )
         if self.host.blocks != self.blocks:
             raise CertkvError(f"the host tier holds {self.host.blocks} blocks beside {self.blocks} coded ones; reset()")
         self.host.append(k, v)
         # nothing below can fail, so that an append happens whole or not at all
-        self._encoded = {"keys": keys, "values": values}
+        self._encoded, self.planes = {"keys": keys, "values": values}, planes
         self._key_annotations, self._value_annotations = key_annotations, value_annotations
         self._anchor = anchor
         self.blocks += len(k)

@@ -53,13 +53,22 @@ class View:
         """
         return self.cache.format(side).decode(self.encoded(side))
 
-    def key_annotations(self) -> KeyAnnotations:
-        """Annotations of the visible blocks' keys, arrays [blocks]."""
-        return self.cache.key_annotations().take((slice(0, self.blocks), self.kv_head))
+    def key_annotations(self, level: int = 0) -> KeyAnnotations:
+        """Annotations of the visible blocks' keys at a coded level, arrays [blocks]."""
+        return self.cache.key_annotations(level).take((slice(0, self.blocks), self.kv_head))
 
-    def value_annotations(self) -> ValueAnnotations:
-        """Annotations of the visible blocks' values, arrays [blocks]."""
-        return self.cache.value_annotations().take((slice(0, self.blocks), self.kv_head))
+    def value_annotations(self, level: int = 0) -> ValueAnnotations:
+        """Annotations of the visible blocks' values at a coded level, arrays [blocks]."""
+        return self.cache.value_annotations(level).take((slice(0, self.blocks), self.kv_head))
+
+    def plane(self, side: Side, plane: int, blocks: IntArray) -> AnyArray:
+        """Return one refinement plane of some blocks, counted from 0, uint8 [n, rows, head_dim].
+
+        Raises
+        ------
+        HostMissingError
+        """
+        return self.cache.planes.read(side, plane, self.kv_head, blocks)
 
     def anchor(self) -> FloatArray | None:
         """Return the anchor, float64 [head_dim]; None before the first block is full."""
@@ -101,10 +110,11 @@ class View:
         return np.concatenate([full.reshape(-1, self.cache.head_dim), self._tail(side)])
 
     def _tail(self, side: Side) -> AnyArray:
-        """Return the tail: of the live cache, or (for a past position) the start of a block that was coded since."""
+        """Return the tail: of the live cache, or (for a past position) the start of blocks that were coded since."""
         if self.blocks == self.cache.blocks:
             return np.asarray(self.cache.tail(side)[: self.tail, self.kv_head])
         if self.tail == 0:
             return np.empty((0, self.cache.head_dim), self.cache.dtype)
-        block = self.cache.host.read(side, self.kv_head, np.array([self.blocks]))
-        return np.asarray(block[0, : self.tail])
+        since = np.arange(self.blocks, self.blocks - (-self.tail // self.cache.block))
+        blocks = self.cache.host.read(side, self.kv_head, since)
+        return np.asarray(blocks.reshape(-1, self.cache.head_dim)[: self.tail])

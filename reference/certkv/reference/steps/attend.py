@@ -8,7 +8,9 @@ import numpy as np
 
 from certkv.reference.bounds.arithmetic import UNDERFLOW
 from certkv.reference.numbers.types import FloatArray, IntArray
-from certkv.reference.steps.group import Group, Levels, any_row
+from certkv.reference.steps.group import Group
+from certkv.reference.steps.levels import Levels, any_row
+from certkv.reference.steps.used import coded_scores, finer_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,20 +60,23 @@ def attend(group: Group, levels: Levels, rows: IntArray) -> Attended:
     Raises
     ------
     HostMissingError
-        An original that ``levels`` asks for is missing.
+        An original or a refinement plane that ``levels`` asks for is missing.
     """
     exact = group.exact_scores(any_row(levels.keys))
-    coded_scores = np.where(levels.keys[..., None], exact[rows], group.coded_scores[rows])
+    scores = np.where(levels.keys[..., None], exact[rows], coded_scores(group, levels, rows))
     tail_scores = group.tail_scores[rows]
-    m = np.maximum(coded_scores.max(axis=(-2, -1), initial=-np.inf), tail_scores.max(axis=-1, initial=-np.inf))
-    x, x_tail = coded_scores - m[:, None, None], tail_scores - m[:, None]
+    m = np.maximum(scores.max(axis=(-2, -1), initial=-np.inf), tail_scores.max(axis=-1, initial=-np.inf))
+    x, x_tail = scores - m[:, None, None], tail_scores - m[:, None]
     # exponents below UNDERFLOW are charged absolutely; flushing them to weight 0 keeps subnormals out
     p, p_tail = (np.where(e < UNDERFLOW, 0.0, np.exp(np.maximum(e, UNDERFLOW))) for e in (x, x_tail))
     sums = block_sums(p, p_tail)
     denominator = sums.sum(axis=-1)
 
-    coded_share = np.where(levels.values[..., None], 0.0, p)
-    numerator = _weighted(coded_share, group.coded_values) + p_tail @ group.tail_values
+    base_share = np.where(levels.at("values", 0)[..., None], p, 0.0)
+    numerator = _weighted(base_share, group.coded_values) + p_tail @ group.tail_values
+    for there, values in finer_values(group, levels):
+        wanted = any_row(there)
+        numerator = numerator + _weighted(np.where(there[..., None], p, 0.0)[:, wanted], values[wanted])
     wanted = any_row(levels.values)
     if wanted.any():
         originals = group.originals("values", wanted)[wanted]

@@ -18,6 +18,7 @@ from certkv.reference.steps import coded_terms
 from certkv.reference.steps.attend import Attended
 from certkv.reference.steps.distances import DIFFERENCE, radii, used_norms
 from certkv.reference.steps.group import Group, Levels
+from certkv.reference.steps.used import score_errors
 
 COUPLED_FROM = 0.3
 """Score error from which numerator and denominator are bounded together (theorem ``sharp``). A matter of cost only: any
@@ -81,7 +82,8 @@ def certify(group: Group, levels: Levels, rows: IntArray, seen: Attended, out_dt
     accumulation = arithmetic.accumulation_ub(tokens + group.value_roundings, mean_norm, values_used.max(axis=-1))
     radius = radii(group, output)
     # the tail, and whatever is known of a block as a whole: Theorem block_bound
-    pure = np.concatenate([np.where(levels.keys, 0.0, group.delta_ub[rows]), np.zeros((len(rows), 1))], axis=-1)
+    key_delta, key_operator = score_errors(group, levels, rows)
+    pure = np.concatenate([key_delta, np.zeros((len(rows), 1))], axis=-1)
     delta = (pure + rounding) * outward(1)
     terms = coded_terms.CodedTerms(
         key=block_bound.key_terms(heavy, delta, radius),
@@ -90,7 +92,7 @@ def certify(group: Group, levels: Levels, rows: IntArray, seen: Attended, out_dt
         weight=block_bound.weight_lb(light, delta),
     )
     if group.view.blocks:
-        errors = ScoreKnowledge(pure[:, :-1], np.where(levels.keys, 0.0, group.operator_ub[rows]))
+        errors = ScoreKnowledge(key_delta, key_operator)
         terms = terms.sharpened(coded_terms.spectral_terms(group, levels, seen, output, errors, rounding[:, :-1]))
     assemble = partial(
         quotient,

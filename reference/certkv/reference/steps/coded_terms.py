@@ -10,8 +10,9 @@ from certkv.reference.bounds import arithmetic, spectral
 from certkv.reference.bounds.spectral import Heaviest, ScoreKnowledge
 from certkv.reference.numbers.types import FloatArray
 from certkv.reference.steps.attend import Attended
-from certkv.reference.steps.distances import from_anchor, token_radii, token_radius
+from certkv.reference.steps.distances import finer_radii, from_anchor, token_radii, token_radius
 from certkv.reference.steps.group import Group, Levels
+from certkv.reference.steps.used import residual_operators, token_residuals
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,17 +83,21 @@ def spectral_terms(
     share = arithmetic.mass_ub(seen.share, tokens)
     distance = notes.token_distances_ub()
     token = (share * distance).argmax(axis=-1)
-    heaviest = Heaviest(token, token_radius(group, levels.values, token, output))
+    radius, radii = token_radius(group, levels.values, token, output), token_radii(group, levels.values, output)
+    if levels.finer("values"):
+        # the base plane bounds a distance at every level; a refined one bounds it better
+        one, every = finer_radii(group, levels, token, output)
+        radius, radii = np.fmin(radius, one), np.fmin(radii, every)
+    heaviest = Heaviest(token, radius)
     operator = notes.anchored_operator_ub.astype(np.float64)
     gamma_ub = from_anchor(group, output)
     both = errors.and_rounding(rounding_ub, block)
-    radii = token_radii(group, levels.values, output)
 
     def key_terms(knowledge: ScoreKnowledge) -> FloatArray:
         about_anchor = spectral.key_terms(share, distance, operator, gamma_ub, knowledge, heaviest)
         return np.fmin(about_anchor, spectral.direct_key_terms(share, radii, knowledge))
 
-    values = spectral.value_terms(share, notes.token_residuals_ub(), notes.residual_operator_ub.astype(np.float64))
+    values = spectral.value_terms(share, token_residuals(group, levels), residual_operators(group, levels))
     mass_lb = arithmetic.mass_lb(seen.mass[:, :-1], tokens)
     return CodedTerms(
         key=key_terms(both),

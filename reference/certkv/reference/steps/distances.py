@@ -7,7 +7,9 @@ import numpy as np
 from certkv.reference.bounds import hull
 from certkv.reference.numbers import U, gamma, norm_ub, outward
 from certkv.reference.numbers.types import BoolArray, FloatArray, IntArray
-from certkv.reference.steps.group import Group, Levels, any_row
+from certkv.reference.steps.group import Group
+from certkv.reference.steps.levels import Levels, any_row
+from certkv.reference.steps.used import decoded_norms, finer_values, token_residuals
 
 SUBNORMAL_PRODUCTS = 2.0**-500
 """Above ``sqrt(n 2**-1074)``, n the number of products in a distance."""
@@ -38,9 +40,10 @@ def used_norms(group: Group, levels: Levels) -> tuple[FloatArray, FloatArray]:
     if key_notes is None or value_notes is None:
         none = np.empty((len(levels.keys), 0))
         return _with_tail(none, group.tail_keys), _with_tail(none, group.tail_values)
-    keys = np.where(levels.keys, group.key_norm_ub, key_notes.decoded_norm_ub.astype(np.float64))
-    norms = (value_notes.norm_ub.astype(np.float64), value_notes.decoded_norm_ub.astype(np.float64))
-    values = np.where(levels.values, *norms)
+    decoded = decoded_norms(levels, "keys", [n.decoded_norm_ub for n in (key_notes, *group.finer_key_notes)])
+    keys = np.where(levels.keys, group.key_norm_ub, decoded)
+    decoded = decoded_norms(levels, "values", [n.decoded_norm_ub for n in (value_notes, *group.finer_value_notes)])
+    values = np.where(levels.values, value_notes.norm_ub.astype(np.float64), decoded)
     return _with_tail(keys, group.tail_keys), _with_tail(values, group.tail_values)
 
 
@@ -146,3 +149,36 @@ def token_radius(group: Group, values: BoolArray, token: IntArray, output: Float
     # a rotation adds, counted twice, are more than gamma_{r+1} of the meaning
     decoding = np.where(values, 0.0, (1 + 2 * group.value_roundings) * U * norm_ub(used))
     return np.asarray((norm_ub(used - output[:, None]) * DIFFERENCE + residual + decoding) * outward(2))
+
+
+def finer_radii(group: Group, levels: Levels, token: IntArray, output: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Bounds as `token_radius` and `token_radii` give, from values at refined levels; infinite at other blocks.
+
+    Parameters
+    ----------
+    group : Group
+        With at least one block.
+    levels : Levels
+        Arrays [rows, blocks].
+    token : int64 [rows, blocks]
+    output : float64 [rows, head_dim]
+
+    Returns
+    -------
+    one : float64 [rows, blocks]
+    every : float64 [rows, blocks, block]
+    """
+    one = np.full(token.shape, np.inf)
+    every = np.full((*token.shape, group.coded_values.shape[1]), np.inf)
+    eta = token_residuals(group, levels)
+    for there, values in finer_values(group, levels):
+        wanted = any_row(there)
+        distance = (_from_output(values[wanted], output) + eta[:, wanted]) * outward(2)
+        every[:, wanted] = np.where(there[:, wanted, None], distance, every[:, wanted])
+        row, block = np.nonzero(there)
+        heaviest = token[row, block]
+        used = values[block, heaviest]
+        decoding = (1 + 2 * group.value_roundings) * U * norm_ub(used)
+        apart = norm_ub(used - output[row]) * DIFFERENCE + eta[row, block, heaviest] + decoding
+        one[row, block] = apart * outward(2)
+    return one, every

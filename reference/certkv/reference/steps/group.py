@@ -15,31 +15,10 @@ from certkv.reference.formats import Encoded, rotation
 from certkv.reference.formats.rotated import RotatedFormat, extra_roundings
 from certkv.reference.numbers import outward
 from certkv.reference.numbers.types import BoolArray, FloatArray, IntArray
+from certkv.reference.steps.finer import Finer
+from certkv.reference.steps.levels import Levels, any_row
 
-
-def any_row(marks: BoolArray) -> BoolArray:
-    """Return the blocks that any row marks, [rows, blocks] -> [blocks]."""
-    return np.asarray(marks.any(axis=0))
-
-
-@dataclass(frozen=True, eq=False)
-class Levels:
-    """Precision of each block for each head: True for original, False for coded.
-
-    Attributes
-    ----------
-    keys, values : bool [heads, blocks]
-    """
-
-    keys: BoolArray
-    values: BoolArray
-
-    @classmethod
-    def coded(cls, heads: int, blocks: int, pinned: int = 0) -> Levels:
-        """Everything coded but the first ``pinned`` blocks."""
-        levels = np.zeros((heads, blocks), np.bool_)
-        levels[:, :pinned] = True
-        return cls(levels, levels.copy())
+__all__ = ["Group", "Levels", "any_row"]
 
 
 @dataclass(eq=False)
@@ -56,6 +35,9 @@ class Group:
     view : View
     pinned : int
         Number of leading blocks whose originals the policy keeps on the device (0 or 1).
+
+    What is called ``coded_...``, and ``key_notes``, ``value_notes``, ``delta_ub`` and ``operator_ub``, is of the base
+    plane; of finer levels there are lists, the first entry of which is level 1.
     """
 
     q: FloatArray
@@ -73,6 +55,10 @@ class Group:
     key_norm_ub: FloatArray = field(init=False)
     delta_ub: FloatArray = field(init=False)
     operator_ub: FloatArray = field(init=False)
+    finer: Finer = field(init=False)
+    finer_key_notes: list[KeyAnnotations] = field(init=False, default_factory=list)
+    finer_value_notes: list[ValueAnnotations] = field(init=False, default_factory=list)
+    finer_errors: list[tuple[FloatArray, FloatArray]] = field(init=False, default_factory=list)
     _originals: dict[Side, FloatArray] = field(init=False, default_factory=dict)
     _have: dict[Side, BoolArray] = field(init=False, default_factory=dict)
     _exact_scores: FloatArray = field(init=False)
@@ -92,6 +78,10 @@ class Group:
             self.key_notes, self.value_notes = view.key_annotations(), view.value_annotations()
             self.delta_ub, self.operator_ub = self._score_errors(self.key_notes)
             self.key_norm_ub = self._key_norms(self.key_notes)
+        self.finer = Finer(view, len(self.q), self.scores_of_coded)
+        self.finer_key_notes = [view.key_annotations(level) for level in self.finer.levels("keys")]
+        self.finer_value_notes = [view.value_annotations(level) for level in self.finer.levels("values")]
+        self.finer_errors = [self._score_errors(notes) for notes in self.finer_key_notes]
         for side in ("keys", "values"):
             self._originals[side] = np.full(shape, np.nan)
             self._have[side] = np.zeros(view.blocks, np.bool_)
