@@ -127,15 +127,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     for option, path in targets:
         if option == "--json":
-            content = json_bytes(document(runs, capture, arguments.backend))
+            content = json_bytes(document(runs, capture, engine))
         elif option == "--save":
             content = saved_bytes(runs[0], capture)
         else:
             from certkv.cli.page.build import page_bytes  # matplotlib is needed from here on, and only here
 
             readings.sort(key=lambda reading: reading.budget.tolerance)
-            content = page_bytes(runs, readings, capture, arguments.backend)
+            content = page_bytes(runs, readings, capture, engine)
         write(option, path, content)
     if not arguments.quiet:
-        print_report(runs, capture, arguments.heads)
+        print_report(runs, capture, arguments.heads, note=engine.note)
     return 1 if violations(runs) else 0

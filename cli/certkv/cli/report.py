@@ -263,8 +263,14 @@ def all_original(runs: Sequence[PolicyRun]) -> bool:
     return all(s.blocks == 0 for run in runs for s in run.storage)
 
 
-def print_report(runs: Sequence[PolicyRun], capture: Capture, heads: bool = False, file: TextIO | None = None) -> None:
-    """Print what was read, the table, and the verdict."""
+def print_report(
+    runs: Sequence[PolicyRun],
+    capture: Capture,
+    heads: bool = False,
+    file: TextIO | None = None,
+    note: str | None = None,
+) -> None:
+    """Print what was read, the table, a note of who computed it, and the verdict."""
     out = console(file)
     out.print(f"capture {printable(capture.source, out.encoding)}", soft_wrap=True)
     for line in describe_capture(capture):
@@ -274,8 +280,8 @@ def print_report(runs: Sequence[PolicyRun], capture: Capture, heads: bool = Fals
     out.print(summary_table(runs))
     for line in LEGEND:
         out.print(line, soft_wrap=True)
-    if all_original(runs):
-        out.print(ALL_ORIGINAL, soft_wrap=True)
+    for line in filter(None, (ALL_ORIGINAL if all_original(runs) else None, note)):
+        out.print(line, soft_wrap=True)
     out.print()
     for line in verdict_lines(runs):
         out.print(line, soft_wrap=True)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from certkv.cli.backends.base import Backend
 from certkv.cli.capture import Capture
 from certkv.cli.measure import HeadStep, PolicyRun
 from certkv.cli.summary import summarise
@@ -114,7 +115,7 @@ def head_row(step: HeadStep) -> dict[str, Any]:
     return {name: getattr(step, name) for name in HEAD_FIELDS}
 
 
-def document(runs: Sequence[PolicyRun], capture: Capture, backend: str) -> dict[str, Any]:
+def document(runs: Sequence[PolicyRun], capture: Capture, backend: Backend) -> dict[str, Any]:
     """Build the JSON document; docs/audit.md is its description."""
     layers = [
         {
@@ -151,13 +152,14 @@ def document(runs: Sequence[PolicyRun], capture: Capture, backend: str) -> dict[
     }
     config = {
         "file": capture.source,
-        "backend": backend,
+        "backend": backend.name,
         "layers": layers,
         "policies": policies,
         "versions": {
             "certkv": certkv_version(),
             "python": platform.python_version(),
             "numpy": np.__version__,
+            **backend.versions,
         },
     }
     summary = {run.policy.name: dataclasses.asdict(summarise(run)) for run in runs}

@@ -101,8 +101,12 @@ class Backend(Protocol):
         """As in ``--backend``."""
 
     @property
-    def claims(self) -> bool:
-        """Whether `Step.paper_bound` is evaluated; otherwise it is infinite."""
+    def note(self) -> str | None:
+        """What a reader of its results must know; None where there is nothing."""
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """What computes, beside certkv, Python and NumPy: packages and device, by name."""
 
     def formats(self, policy: Policy, asked: Formats) -> FormatDefaults:
         """Return the formats that a policy runs with."""

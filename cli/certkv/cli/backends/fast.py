@@ -62,11 +62,21 @@ class FastBackend:
     device : "cpu" or "cuda"
     """
 
-    claims = False
-
     def __init__(self, name: str, device: str) -> None:
         self.name = name
         self.device = torch.device(device)
+        self.note = f"note: backend {name} does not evaluate the paper's formula; its claims count as infinite"
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of torch, and of Triton where it compiles or interprets; and what it ran on."""
+        made = {"torch": torch.__version__}
+        if self.name == "triton":
+            import triton
+
+            made["triton"] = triton.__version__
+        where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        return {**made, "device": where if self.name == "torch" or where != "cpu" else "cpu, kernels interpreted"}
 
     def formats(self, policy: Policy, asked: Formats) -> FormatDefaults:
         """Return the user's formats; else the policy's own; else, where there is no kernel for these, ours."""
@@ -210,10 +220,10 @@ def as_reference(step: fast.Step) -> Step:
     made = step.certificate
 
     def reals(x: torch.Tensor) -> FloatArray:
-        return np.array(x[0].double().cpu())
+        return x[0].double().cpu().numpy().copy()
 
     def wholes(x: torch.Tensor) -> IntArray:
-        return np.array(x[0].long().cpu())
+        return x[0].long().cpu().numpy().copy()
 
     status = [Status[fast.Status(code).name] for code in made.status[0].tolist()]
     certificate = Certificate(
@@ -228,5 +238,5 @@ def as_reference(step: fast.Step) -> Step:
         host_bytes=wholes(made.host_bytes),
     )
     claim = np.full(len(status), np.inf)
-    output = np.array(step.output[0].cpu())  # a copy: the next run writes to the same tensors
+    output = step.output[0].cpu().numpy().copy()  # the next run writes to the same tensors
     return Step(output, reals(step.lse), certificate, claim, int(made.host_bytes.sum()))

@@ -15,7 +15,12 @@ class ReferenceBackend:
     """Takes every setting."""
 
     name = "reference"
-    claims = True
+    note = None
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Nothing more."""
+        return {}
 
     def formats(self, policy: Policy, asked: Formats) -> FormatDefaults:
         """Return the user's formats, and the policy's own for what was not given."""

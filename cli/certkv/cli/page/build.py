@@ -8,6 +8,7 @@ from pathlib import PurePath
 import matplotlib
 import numpy as np
 
+from certkv.cli.backends.base import Backend
 from certkv.cli.capture import Capture
 from certkv.cli.measure import HeadStep, PolicyRun
 from certkv.cli.page import figures
@@ -47,7 +48,7 @@ UNITS = {
 }
 
 
-def page_bytes(runs: Sequence[PolicyRun], readings: Sequence[Reading], capture: Capture, backend: str) -> bytes:
+def page_bytes(runs: Sequence[PolicyRun], readings: Sequence[Reading], capture: Capture, backend: Backend) -> bytes:
     """Build the page.
 
     Parameters
@@ -57,7 +58,7 @@ def page_bytes(runs: Sequence[PolicyRun], readings: Sequence[Reading], capture: 
     readings : sequence of Reading
         The budget at a few tolerances, ascending; all in one unit.
     capture : Capture
-    backend : str
+    backend : Backend
 
     Returns
     -------
@@ -67,7 +68,7 @@ def page_bytes(runs: Sequence[PolicyRun], readings: Sequence[Reading], capture: 
     name = PurePath(capture.source).name
     with style():
         plots = [_scatter(runs), _distribution(runs), _rungs(runs), _bytes(runs, readings), _parts(runs)]
-    sections = [_summary(runs, capture), *plots, _settings(runs, capture, backend)]
+    sections = [_summary(runs, capture, backend.note), *plots, _settings(runs, capture, backend)]
     contents = element("ul", join(element("li", element("a", title, href=f"#{key}")) for key, title, _ in sections))
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     head = join(
@@ -120,7 +121,7 @@ def _plot(svg: Markup, caption: str, figures_table: Markup, rows: int) -> Markup
     return join([figure, folded("The figures as a table", figures_table, rows < FOLD_FROM)])
 
 
-def _summary(runs: Sequence[PolicyRun], capture: Capture) -> Section:
+def _summary(runs: Sequence[PolicyRun], capture: Capture, note: str | None) -> Section:
     lines = verdict_lines(runs)
     kind = "bad" if violations(runs) else "good" if lines[0].startswith("SOUND") else "open"
     rows = summary_rows(runs)
@@ -132,6 +133,8 @@ def _summary(runs: Sequence[PolicyRun], capture: Capture) -> Section:
         table("Summary per policy", header, [(_label(row), *row.cells) for row in rows], ends),
         element("ul", join(element("li", line) for line in _legend()), class_="legend"),
     ]
+    if note:
+        parts.append(element("p", note))
     if all_original(runs):
         parts.insert(1, element("p", ALL_ORIGINAL))
     if violations(runs):
@@ -352,7 +355,7 @@ def _parts(runs: Sequence[PolicyRun]) -> Section:
     return "parts-section", "Parts of the bound", _plot(svg, caption, figures_table, len(rows))
 
 
-def _settings(runs: Sequence[PolicyRun], capture: Capture, backend: str) -> Section:
+def _settings(runs: Sequence[PolicyRun], capture: Capture, backend: Backend) -> Section:
     config = document(runs, capture, backend)["config"]
     versions = {**config["versions"], "matplotlib": matplotlib.__version__}
     rows = [("file", config["file"]), ("backend", config["backend"]), *versions.items()]
