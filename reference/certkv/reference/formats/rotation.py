@@ -2,7 +2,8 @@
 
 ``H[i, j] = (-1)^popcount(i & j) / sqrt(n)`` for a size n = 2^m is symmetric, orthonormal and its own inverse. A head
 size that is no power of two is cut into blocks by its binary expansion, the largest first (80 = 64 + 16), each with its
-own ``1/sqrt(size)``; so every head size has a rotation, and a block of one channel stays as it is.
+own ``1/sqrt(size)``; so every head size has a rotation, and a block of one channel stays as it is. No block is larger
+than 256.
 
 It is computed by butterflies: for h = 1, 2, 4, ..., n/2 in this order, every pair (i, i + h), i a multiple of 2h plus
 less than h, becomes (a + b, a - b), each rounded once; at the end one multiplication by the rounded ``1/sqrt(n)``.
@@ -21,13 +22,15 @@ from certkv.reference.errors import ShapeError
 from certkv.reference.numbers import gamma, outward
 from certkv.reference.numbers.types import AnyArray, Float32Array, FloatArray
 
+LARGEST = 256
+
 EXPONENT = -8
 """FP32 rotations are stored times ``2**EXPONENT``: sums of 256 of the largest bfloat16 numbers do not overflow then,
 and the smallest, a multiple of 2**-133, is still exact."""
 
 
 def sizes(head_dim: int) -> tuple[int, ...]:
-    """Return the sizes of the blocks, powers of two that sum to the head size, the largest first.
+    """Return the sizes of the blocks, powers of two up to 256 that sum to the head size, the largest first.
 
     Raises
     ------
@@ -36,7 +39,8 @@ def sizes(head_dim: int) -> tuple[int, ...]:
     """
     if head_dim < 1:
         raise ShapeError(f"head size {head_dim} must be at least 1")
-    return tuple(1 << bit for bit in reversed(range(head_dim.bit_length())) if head_dim >> bit & 1)
+    whole, rest = divmod(head_dim, LARGEST)
+    return (LARGEST,) * whole + tuple(1 << bit for bit in reversed(range(8)) if rest >> bit & 1)
 
 
 def factor(size: int) -> float:
@@ -84,7 +88,7 @@ def rotate_originals(x: AnyArray) -> Float32Array:
     Parameters
     ----------
     x : float16 or bfloat16 [..., d]
-        Finite; up to 256 channels nothing overflows.
+        Finite; nothing overflows.
 
     Returns
     -------
