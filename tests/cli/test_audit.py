@@ -25,7 +25,7 @@ from .support import BFLOAT16, Run, read_json, save, synthetic
 
 HEAD_KEYS = {
     "policy", "layer", "query", "head", "error", "bound", "key", "value", "arithmetic", "tolerance", "rung", "status",
-    "promoted", "host_bytes", "paper_bound", "judged_by",
+    "promoted", "host_bytes", "plane_bytes", "levels", "paper_bound", "judged_by",
 }  # fmt: skip
 SUMMARY_KEYS = {
     "heads", "violations", "paper_violations", "by_enclosure", "undecided", "quantized",

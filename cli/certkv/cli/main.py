@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from certkv.cli import audit, demo, verify
+from certkv.cli import audit, demo, memory, verify
 from certkv.cli.parser import Parser
 from certkv.cli.text import printable
 from certkv.cli.writer import certkv_version
@@ -25,6 +25,7 @@ def build_parser() -> Parser:
     audit.add_parser(subparsers)
     demo.add_parser(subparsers)
     verify.add_parser(subparsers)
+    memory.add_parser(subparsers)
     return parser
 
 

@@ -31,7 +31,7 @@ class HeadStep:
     error : float
         The true error, in the units of V: a proved upper limit of it where that is within the bound, else the proved
         lower limit. So ``error > bound`` is a violation, and only that.
-    bound, key, value, arithmetic, tolerance, rung, status, promoted, host_bytes
+    bound, key, value, arithmetic, tolerance, rung, status, promoted, host_bytes, plane_bytes, levels
         As in `certkv.reference.certificate.Certificate`.
     paper_bound : float
         What the formula of arXiv 2605.20868 claims for the same step.
@@ -69,6 +69,8 @@ class HeadStep:
     output_norm: float
     blocks: int
     dense_bytes: int
+    plane_bytes: int
+    levels: tuple[tuple[int, ...], tuple[int, ...]]
 
     @property
     def quantized(self) -> bool:
@@ -207,6 +209,8 @@ def judged(
                 output_norm=float(np.linalg.norm(step.output[head].astype(np.float64))),
                 blocks=len(k) // block,
                 dense_bytes=2 * len(k) * k.shape[2] * k.dtype.itemsize,
+                plane_bytes=int(certificate.plane_bytes[head]),
+                levels=(tuple(certificate.levels[head, 0].tolist()), tuple(certificate.levels[head, 1].tolist())),
             )
         )
     return rows

@@ -68,3 +68,19 @@ def parse_formats(keys: str | None, values: str | None, block: int | None) -> Fo
     if block is not None and block < 1:
         raise SettingError(f"--block is {block}; give at least 1 token per block")
     return Formats(keys, values, block)
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """Return the numbers of a comma-separated list, each at least 1.
+
+    Raises
+    ------
+    SettingError
+    """
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise SettingError(f"{option} {text}: give whole numbers, comma-separated, e.g. 8192,131072") from error
+    if min(numbers) < 1:
+        raise SettingError(f"{option} {text}: every number must be at least 1")
+    return numbers

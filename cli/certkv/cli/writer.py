@@ -37,6 +37,8 @@ HEAD_FIELDS = (
     "status",
     "promoted",
     "host_bytes",
+    "plane_bytes",
+    "levels",
     "paper_bound",
     "judged_by",
 )

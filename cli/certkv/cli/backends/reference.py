@@ -91,6 +91,7 @@ def storage(layer: int, cache: Cache, policy: Policy) -> Storage:
     if cache.blocks:
         for notes in (cache.key_annotations(), cache.value_annotations()):
             annotations += sum(array.nbytes for array in vars(notes).values()) // cache.kv_heads
+    annotations += cache.finer_device_bytes // cache.kv_heads
     pinned = cache.block if isinstance(policy, Budget) and cache.blocks else 0
     return Storage(
         layer=layer,
