@@ -154,8 +154,8 @@ def test_by_hand_four_tokens() -> None:
     n = 16, u = (0, 1, 0, 0). Token 2, zeros: n = 0, u = 0. Token 3, (1/2, 1/2, -1/2, -1/2): y = (0, 0, 1, 0),
     n = 1, u = (0, 0, 1, 0). Channels 0, 1, 2 have the range 1: step 1/3 rounded up, 683/2048, minimum 0, and 1 is
     code 3 (2.9985); channel 3 is constant: step 0. Codes, token by token: (3,0,0,0), (0,3,0,0), (0,0,0,0),
-    (0,0,3,0); packed in one row of four tokens: 3, 3 4, 3 64, 0. With f = 3 683/2048 = 2049/2048, token 0 is 2 f/2 (1, 1, 1, 1),
-    token 1 16 f/2 (1, -1, 1, -1), token 2 zero, token 3 f/2 (1, 1, -1, -1).
+    (0,0,3,0); one row of four tokens, from the lowest bits up: 3, 3 4, 3 64, 0. With f = 3 683/2048 = 2049/2048, token
+    0 is 2 f/2 (1, 1, 1, 1), token 1 16 f/2 (1, -1, 1, -1), token 2 zero, token 3 f/2 (1, 1, -1, -1).
     """
     x = np.array([[1, 1, 1, 1], [8, -8, 8, -8], [0, 0, 0, 0], [0.5, 0.5, -0.5, -0.5]], np.float16)
     fmt = OSCAR_KEY_FORMATS["oscar"]

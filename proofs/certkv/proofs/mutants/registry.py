@@ -16,6 +16,8 @@ from certkv.proofs.mutants import (
     key_errors,
     merging,
     monitors,
+    oscar,
+    oscar_cache,
     outward,
     per_token,
     promotion,
@@ -49,6 +51,8 @@ THEMES = (
     storage,
     heads,
     encoding,
+    oscar,
+    oscar_cache,
 )
 
 CHECKS: dict[str, Check] = {check.id: check for theme in THEMES for check in theme.CHECKS}
