@@ -157,14 +157,15 @@ class CacheMachine(RuleBasedStateMachine):
         ours = self.ours
         assert ours.lengths.tolist() == list(ours.tokens) == [cache.tokens for cache in self.theirs]
         held = [ours.pages.pages(s) for s in range(ours.batch)]
+        reserved = [ours.pages.reserved(s) for s in range(ours.batch)]
         free = sorted(set(range(len(ours.pool.key_codes))) - {page for pages in held for page in pages})
-        assert len(free) == ours.pages.free
+        assert len(free) == ours.pages.free + sum(map(len, reserved))
         for tensor in ours.pool.tensors().values():
             assert poisoned(tensor[free])
         for s, cache in enumerate(self.theirs):
             blocks = ours.blocks(s)
             row = ours.pages.table[s].tolist()
-            assert row == held[s] + [NO_PAGE] * (ours.max_blocks - blocks)
+            assert row == held[s] + reserved[s] + [NO_PAGE] * (ours.max_blocks - blocks - len(reserved[s]))
             self.same_device_originals(s, cache)
             self.same_originals(s, cache)
             if blocks:
@@ -251,10 +252,10 @@ class CacheMachine(RuleBasedStateMachine):
         return np.asarray(tokens.reshape(blocks, block, *tokens.shape[1:]).transpose(0, 2, 1, 3))
 
 
-def run(examples: int, steps: int) -> None:
+def run(examples: int, steps: int, machine: type[CacheMachine] = CacheMachine) -> None:
     """Drive so many histories of up to so many events; the same ones every time."""
     run_state_machine_as_test(
-        CacheMachine,
+        machine,
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,

@@ -24,7 +24,7 @@ def launches() -> None:
         made = plan(cache, heads, Budget(0.05), out_dtype=out_dtype)
         ws, parts, state = made.ws, made.parts, made._state()
         q = torch.zeros(1, heads, head_dim, dtype=dtype)
-        flags = Flags(parts.missing, parts.dense)
+        flags = Flags(parts.missing, parts.dense, cache.refusals.status, cache.refusals.position)
         finish.launch_begin(ws.levels, parts.choice, flags)
         for before in (None, parts.terms.partial):
             refine.launch(

@@ -4,6 +4,7 @@ from certkv.fast.cache import TieredCache
 from certkv.fast.certificate import Certificate, Status
 from certkv.fast.errors import (
     CapacityError,
+    CaptureError,
     CertkvError,
     CorruptionError,
     DTypeError,
@@ -12,9 +13,11 @@ from certkv.fast.errors import (
     NeedsDenseError,
     NonFiniteError,
     PlanError,
+    ReleasedError,
     SettingError,
     ShapeError,
 )
+from certkv.fast.ops import Decoded
 from certkv.fast.plan import Plan, plan
 from certkv.fast.policies import Budget, Naive, PaperPolicy
 from certkv.fast.step import Step, decode
@@ -22,10 +25,12 @@ from certkv.fast.step import Step, decode
 __all__ = [
     "Budget",
     "CapacityError",
+    "CaptureError",
     "Certificate",
     "CertkvError",
     "CorruptionError",
     "DTypeError",
+    "Decoded",
     "HostMissingError",
     "InputError",
     "Naive",
@@ -34,6 +39,7 @@ __all__ = [
     "PaperPolicy",
     "Plan",
     "PlanError",
+    "ReleasedError",
     "SettingError",
     "ShapeError",
     "Status",

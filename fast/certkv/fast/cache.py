@@ -8,6 +8,7 @@ import torch
 
 from certkv.fast.anchor import first_block_mean
 from certkv.fast.append import Split, assemble, split
+from certkv.fast.append_one_host import OneTokenAppends
 from certkv.fast.checks import ORIGINALS, Reasons, check_tensor, require_finite, size, whole_number
 from certkv.fast.encode import encode_keys, encode_values
 from certkv.fast.errors import CapacityError, InputError, SettingError, ShapeError
@@ -22,7 +23,7 @@ _ENCODED_AT_ONCE = 1 << 22
 """Elements that a twin encodes at once: it computes in float64, some ten numbers per element."""
 
 
-class TieredCache:
+class TieredCache(OneTokenAppends):
     """A quantized KV cache with its originals, for one layer and a batch of sequences.
 
     Tokens enter the tail as originals. As soon as a block is full it is encoded, once, its annotations are measured
@@ -56,6 +57,8 @@ class TieredCache:
         ``pages.table`` is the page table on the device.
     lengths : int32 [batch]
         Tokens of each sequence, on the device; `tokens` is the mirror on the host.
+    refusals : Refusals
+        Why `append_one` appends no more to a sequence.
     anchor : float32 [batch, kv_heads, head_dim]
         0 until the first block is full: with nothing coded no distance from it counts.
     resident : Resident
@@ -112,21 +115,12 @@ class TieredCache:
         self.pool = allocate(count, self.kv_heads, self.block, self.head_dim, dtype, values, where)
         self.pages = PageTable(self.batch, self.max_blocks, count, where)
         self.lengths = torch.zeros(self.batch, dtype=torch.int32, device=where)
-        self._tokens = [0] * self.batch
         self.anchor = torch.zeros(self.batch, self.kv_heads, self.head_dim, dtype=torch.float32, device=where)
         self.resident = Resident.empty(self.batch, self.kv_heads, self.block, self.head_dim, dtype, where)
         self.originals = Originals(
             self.batch, self.kv_heads, self.max_blocks, self.block, self.head_dim, dtype, originals, where
         )
-
-    @property
-    def tokens(self) -> tuple[int, ...]:
-        """Tokens of each sequence: full blocks and tail."""
-        return tuple(self._tokens)
-
-    def blocks(self, sequence: int) -> int:
-        """Full blocks of a sequence."""
-        return self._tokens[sequence] // self.block
+        self._begin_appends()
 
     @torch.no_grad()
     def append(self, k: torch.Tensor, v: torch.Tensor, lengths: Sequence[int] | torch.Tensor | None = None) -> None:
@@ -148,8 +142,11 @@ class TieredCache:
             A NaN or infinity, with the position of the first.
         CapacityError
             More tokens than a sequence, or more blocks than the pool, has room for.
+        CaptureError
+            A graph is being captured; `append_one` is for that.
         """
         added = self._checked(k, v, lengths)
+        self.sync()
         ragged = len(set(added)) > 1 or max(added) < k.shape[1]
         valid = None
         if ragged:
@@ -161,8 +158,9 @@ class TieredCache:
             each = ", ".join(f"sequence {s}: {self._tokens[s]} + {added[s]}" for s in over)
             raise CapacityError(f"the cache holds {self.capacity} tokens per sequence ({each}); nothing was appended")
         plan = split(self._tokens, added, self.block)
-        pages = self.pages.upcoming(sum(plan.full))
-        firsts = [s for s in plan.filling if self.blocks(s) == 0]
+        pages = self.pages.next(plan.full)
+        before = [tokens // self.block for tokens in self._tokens]
+        firsts = [s for s in plan.filling if before[s] == 0]
         try:
             # everything that takes memory or time comes before anything that counts
             moves = torch.tensor(plan.growing(), dtype=torch.int64).to(self.device)
@@ -174,13 +172,13 @@ class TieredCache:
         except BaseException:
             self.pool.poison(pages)
             for s in plan.filling:
-                self.originals.erase(s, self.blocks(s), self.blocks(s) + plan.full[s])
+                self.originals.erase(s, before[s], before[s] + plan.full[s])
             self.resident.shrink(plan)
             raise
         for s in plan.filling:
             count = plan.full[s]
             mine, pages = pages[:count], pages[count:]
-            self.originals.mark(s, self.blocks(s), self.blocks(s) + count)
+            self.originals.mark(s, before[s], before[s] + count)
             self.pages.assign(s, mine)
         if anchor is not None:
             self.anchor.copy_(anchor)
@@ -190,7 +188,7 @@ class TieredCache:
         self.lengths.copy_(torch.tensor(self._tokens, dtype=torch.int32))
 
     def reset(self, sequence: int) -> None:
-        """Forget every token of a sequence, its anchor included; its pages are free for any.
+        """Forget every token of a sequence, its anchor included; its pages, reserved ones too, are free for any.
 
         Raises
         ------
@@ -205,15 +203,18 @@ class TieredCache:
         self.originals.erase(s, 0, used)
         self.anchor[s].zero_()
         self.resident.clear(s)
+        self.refusals.forget(s)
 
     def memory(self) -> MemoryTable:
         """Return what the cache takes, to the byte, by part and place."""
-        tables = (self.pages.table, self.lengths, self.anchor, self.originals.present)
+        tables = (self.pages.table, self.lengths, self.anchor, self.originals.present, self.refusals, self.order)
+        work = () if self._work is None else (Row("append without the host", "device", self._work.nbytes),)
         rows = (
             Row("codes and metadata", "device", self.pool.nbytes - self.pool.note_bytes),
             Row("annotations", "device", self.pool.note_bytes),
             Row("first blocks and tails", "device", self.resident.nbytes),
             Row("tables, lengths, anchors", "device", sum(table.nbytes for table in tables)),
+            *work,
             Row("originals", self.originals.place, self.originals.nbytes),
         )
         dense = 4 * self.batch * self.capacity * self.kv_heads * self.head_dim
@@ -263,8 +264,9 @@ class TieredCache:
         done = 0
         for s in plan.filling:
             blocks = [assemble(x, old, plan, s) for x, old in zip((k, v), self.resident.tails(s), strict=True)]
-            self.originals.write(s, self.blocks(s), *blocks)
-            if self.blocks(s) == 0:
+            before = self._tokens[s] // self.block
+            self.originals.write(s, before, *blocks)
+            if before == 0:
                 anchor[s] = first_block_mean(blocks[1][0])
             count = plan.full[s]
             to = torch.tensor(pages[done : done + count], dtype=torch.int32, device=self.device)

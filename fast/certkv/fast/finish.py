@@ -1,8 +1,9 @@
 """Finish: what a step returns, from the state of its heads; the last kernel of a step, and its torch twin.
 
 A head's output is that of its last pass, or rung 3's, rounded to its type (the bound has that inside). Where a sequence
-has no output - a query that is not finite, originals that are needed and missing, a monitor that asks for rung 4, a
-number that came out as NaN - the outputs of all its heads are NaN, their bounds ``+inf``, and the status says why.
+has no output - a token that could not be appended, a query that is not finite, originals that are needed and missing, a
+monitor that asks for rung 4, a number that came out as NaN - the outputs of all its heads are NaN, their bounds
+``+inf``, and the status says why.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Result:
         Natural logarithm of the sum of exponentiated scores, as executed.
     certificate : Certificate
     position : int64 [batch]
-        First offending element of ``q[sequence]``, flattened; -1 where there is none.
+        First offending element of ``q[sequence]``, or of a key or value that was refused, flattened; -1 where there is
+        none.
     """
 
     output: torch.Tensor
@@ -42,10 +44,21 @@ class Result:
 
 
 class Flags(NamedTuple):
-    """Why a sequence may have no output; uint8 [batch]."""
+    """Why a sequence may have no output.
+
+    Attributes
+    ----------
+    missing, dense : uint8 [batch]
+    refused : int32 [batch]
+        Status of tokens that could not be appended; it stays from step to step.
+    refused_at : int64 [batch]
+        See `append_one.Refusals`.
+    """
 
     missing: torch.Tensor
     dense: torch.Tensor
+    refused: torch.Tensor
+    refused_at: torch.Tensor
 
 
 def begin_twin(levels: torch.Tensor, choice: Choice, flags: Flags) -> None:
@@ -113,7 +126,8 @@ def finish_twin(
     finite = torch.isfinite(q)
     flat = finite.flatten(1)
     first = torch.where(flat.all(-1), NOWHERE, flat.to(torch.uint8).argmin(-1))
-    out.position.copy_(first)
+    refused = flags.refused != int(Status.OK)
+    out.position.copy_(torch.where(refused, flags.refused_at, first))
     damaged = torch.isnan(output).any(-1).any(-1)
     status = torch.full_like(first, int(Status.OK))
     # the last that holds is the first that the ladder asks for
@@ -124,6 +138,7 @@ def finish_twin(
         (first != NOWHERE, Status.NONFINITE_QUERY),
     ):
         status = torch.where(wrong, int(code), status)
+    status = torch.where(refused, flags.refused.to(status.dtype), status)
     nothing = (status != int(Status.OK))[:, None].expand_as(bound)
     certificate.status.copy_(status[:, None].expand_as(bound))
     for name, part in parts.items():

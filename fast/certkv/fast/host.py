@@ -61,6 +61,11 @@ class Originals:
         return self.keys.shape[-2] * self.keys.shape[-1] * self.keys.element_size()
 
     @property
+    def host_block_bytes(self) -> int:
+        """Bytes that reading such a block moves from the host; 0 where originals are on the device."""
+        return self.block_bytes if self.place == "host" else 0
+
+    @property
     def nbytes(self) -> int:
         """Bytes of keys and values, wherever they are."""
         return self.keys.nbytes + self.values.nbytes

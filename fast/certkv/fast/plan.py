@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from certkv.fast import dense, paper
+from certkv.fast import dense, ops, paper
 from certkv.fast.arithmetic import H200, TWIN, Arithmetic
 from certkv.fast.cache import TieredCache
 from certkv.fast.certify import CHUNK, Pass
@@ -19,6 +19,7 @@ from certkv.fast.choose import EXACT_HEAD
 from certkv.fast.coded import Coded
 from certkv.fast.errors import DTypeError, InputError, PlanError, SettingError
 from certkv.fast.finish import Flags
+from certkv.fast.handles import Handled
 from certkv.fast.memory import MemoryTable, Row, measured_peak
 from certkv.fast.outward_fp32 import above, check_roundings
 from certkv.fast.parts import Parts
@@ -58,7 +59,7 @@ def splits_of(cache: TieredCache) -> int:
     return max(1, min(cache.max_blocks, wanted))
 
 
-class Plan:
+class Plan(Handled):
     """A step of one shape, under one policy; make it with `plan`.
 
     Attributes
@@ -99,6 +100,7 @@ class Plan:
         self.parts = Parts.empty(cache, q_heads, isinstance(policy, PaperPolicy))
         self.index = torch.zeros((), dtype=torch.int64, device=device)
         self._staging: torch.Tensor | None = dense.staging(cache) if isinstance(policy, PaperPolicy) else None
+        self.take_handle()
 
     @property
     def rounds(self) -> int:
@@ -154,10 +156,10 @@ class Plan:
         reasons.raise_all()
         if not q.is_contiguous():
             raise InputError("q is not contiguous; give q.contiguous()")
-        empty = [s for s, tokens in enumerate(cache.tokens) if tokens == 0]
+        empty = cache.empty()
         if empty:
             raise InputError(f"sequences {empty} are empty; append keys and values before decoding")
-        flags = Flags(parts.missing, parts.dense)
+        flags = Flags(parts.missing, parts.dense, cache.refusals.status, cache.refusals.position)
         use.begin(ws.levels, parts.choice, flags)
         use.score_error(q, self.coded, self.scale, self.rounding.first.floor, parts.errors, self.rounding.lost)
         use.attend(q, self.coded, cache.resident, self.scale, ws)
@@ -226,6 +228,24 @@ class Plan:
         )
         out.ran(self, q)
         return out
+
+    def op(self, q: torch.Tensor) -> ops.Decoded:
+        """Run a step as the operator ``certkv::decode``: for ``torch.compile``, which does not look inside it.
+
+        Returns
+        -------
+        Decoded
+            Tensors of its own; `Step.of` makes a step of them.
+        """
+        return ops.Decoded(*ops.decode(q, self.cache.order, self.handle, self.out_dtype))
+
+    def op_out(self, q: torch.Tensor, out: ops.Decoded) -> None:
+        """Run a step into the caller's tensors as the operator ``certkv::decode_out``."""
+        ops.decode_out(q, self.cache.order, self.handle, *out)
+
+    def run_into(self, q: torch.Tensor, out: ops.Decoded) -> None:
+        """Run a step into tensors; the implementation of both operators."""
+        self.run(q, out=Step.of(out))
 
     def _check(self) -> Check:
         guard = self.policy.guard if isinstance(self.policy, PaperPolicy) else 0.0

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from certkv.fast import dense
+from certkv.fast.append_one import refusal
 from certkv.fast.cache import TieredCache
 from certkv.fast.certificate import Certificate, Status
 from certkv.fast.errors import CorruptionError, HostMissingError, NeedsDenseError, NonFiniteError
 from certkv.fast.finish import Result
+from certkv.fast.ops import Decoded
 from certkv.fast.policies import Policy
 
 if TYPE_CHECKING:
@@ -33,13 +35,18 @@ class Step:
         Natural logarithm of the sum of exponentiated scores, as executed.
     certificate : Certificate
     position : int64 [batch]
-        First element of ``q[sequence]``, flattened, that is not finite; -1 where all are.
+        First element of ``q[sequence]``, or of a key or value that was refused, flattened, that is not finite; -1 where
+        all are.
+    moved_bytes : int64 [batch]
+        Bytes that the step really moved from the host, for all heads of a sequence together: each block once per round
+        that reads it, less what scratch held. `Certificate.host_bytes` is what a head needed.
     """
 
     output: torch.Tensor
     lse: torch.Tensor
     certificate: Certificate
     position: torch.Tensor
+    moved_bytes: torch.Tensor
     _last: tuple[Plan, torch.Tensor] | None = field(default=None, repr=False)
 
     @classmethod
@@ -53,7 +60,17 @@ class Step:
             torch.full((batch, q_heads), nan, dtype=torch.float32, device=device),
             Certificate.blank(batch, q_heads, device),
             torch.full((batch,), -1, dtype=torch.int64, device=device),
+            torch.zeros(batch, dtype=torch.int64, device=device),
         )
+
+    @classmethod
+    def of(cls, tensors: Decoded, plan: Plan | None = None, q: torch.Tensor | None = None) -> Step:
+        """Return the step that an operator's tensors are; with its plan and queries, `resolve` can do its work."""
+        certificate = Certificate(*tensors[2:-2])
+        step = cls(tensors.output, tensors.lse, certificate, tensors.position, tensors.moved_bytes)
+        if plan is not None and q is not None:
+            step.ran(plan, q)
+        return step
 
     @property
     def result(self) -> Result:
@@ -70,7 +87,9 @@ class Step:
         Raises
         ------
         NonFiniteError
-            A NaN or infinity in ``q``.
+            A NaN or infinity in ``q``, or in what `TieredCache.append_one` was to append.
+        CapacityError
+            No room for a token that `TieredCache.append_one` was to append.
         HostMissingError
             An original that is needed is missing.
         NeedsDenseError
@@ -83,6 +102,8 @@ class Step:
             if status == Status.NONFINITE_QUERY:
                 head, channel = divmod(int(self.position[sequence]), self.output.shape[-1])
                 raise NonFiniteError("q", (sequence, head, channel))
+            if status in (Status.NONFINITE_KEY, Status.NONFINITE_VALUE, Status.CAPACITY):
+                raise refusal(sequence, status, int(self.position[sequence]), self.output.shape[-1])
             if status == Status.HOST_MISSING:
                 raise HostMissingError(sequence)
             if status == Status.NEEDS_DENSE:
@@ -117,6 +138,7 @@ class Step:
         made.tolerance[sequence] = torch.inf
         made.rung[sequence], made.status[sequence], made.promoted[sequence] = 4, int(Status.OK), blocks
         made.host_bytes[sequence] = 2 * blocks * cache.originals.block_bytes
+        self.moved_bytes[sequence] += 2 * blocks * cache.kv_heads * cache.originals.host_block_bytes
 
 
 @torch.no_grad()

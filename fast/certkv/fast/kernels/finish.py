@@ -68,6 +68,8 @@ def finish_kernel(
     action,
     missing,
     dense,
+    refused,
+    refused_at,
     block_bytes,
     max_blocks,
     output_out,
@@ -109,9 +111,12 @@ def finish_kernel(
     status = tl.where(tl.load(dense + sequence) != 0, NEEDS_DENSE, status)
     status = tl.where(tl.load(missing + sequence) != 0, HOST_MISSING, status)
     status = tl.where(position < HEADS * D, NONFINITE_QUERY, status)
+    why_refused = tl.load(refused + sequence)
+    status = tl.where(why_refused != OK, why_refused, status)
     none = status != OK
     if row % HEADS == 0:
-        tl.store(position_out + sequence, tl.where(position < HEADS * D, position, NONE).to(tl.int64))
+        at = tl.where(position < HEADS * D, position, NONE).to(tl.int64)
+        tl.store(position_out + sequence, tl.where(why_refused != OK, tl.load(refused_at + sequence), at))
 
     exact = tl.load(action + row) == GIVEN_UP
     keys = tl.zeros((N,), tl.int32)
@@ -191,6 +196,8 @@ def launch(
         choice.action,
         flags.missing,
         flags.dense,
+        flags.refused,
+        flags.refused_at,
         block_bytes,
         levels.shape[-1],
         out.output.view(torch.int16) if bfloat else out.output,
