@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,6 +20,10 @@ class Status(enum.IntEnum):
     HOST_MISSING = 4
     CHECKSUM = 5
     NEEDS_DENSE = 6
+
+
+def _none() -> IntArray:
+    return np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +45,12 @@ class Certificate:
     promoted : int64 [q_heads, 2]
         Number of key blocks and of value blocks read as originals.
     host_bytes : int64 [q_heads]
-        Bytes the head needed from the host tier, whatever scratch held.
+        Bytes the head needed from host memory, originals and planes, whatever scratch held.
+    plane_bytes : int64 [q_heads]
+        Bytes of refinement planes the head read, wherever they lie; in ``host_bytes`` as well where that is the host.
+    levels : int64 [q_heads, 2, levels]
+        Number of key blocks and of value blocks used at each level above the base plane, originals (``promoted``) last.
+        A side that has fewer levels than the other has zeros before the last.
     """
 
     bound: FloatArray
@@ -53,10 +62,24 @@ class Certificate:
     status: IntArray
     promoted: IntArray
     host_bytes: IntArray
+    plane_bytes: IntArray = field(default_factory=_none)
+    levels: IntArray = field(default_factory=_none)
+
+    def __post_init__(self) -> None:
+        if not self.levels.size:  # formats of one level: there are no planes
+            object.__setattr__(self, "plane_bytes", np.zeros(len(self.bound), np.int64))
+            object.__setattr__(self, "levels", self.promoted[..., None].copy())
 
     @classmethod
-    def blank(cls, heads: int) -> Certificate:
-        """Return a certificate that promises nothing (bound ``+inf``), to be filled head by head."""
+    def blank(cls, heads: int, levels: int = 1) -> Certificate:
+        """Return a certificate that promises nothing (bound ``+inf``), to be filled head by head.
+
+        Parameters
+        ----------
+        heads : int
+        levels : int
+            Levels above the base plane that a block may have, the original counted.
+        """
         infinite = np.full(heads, np.inf)
         return cls(
             bound=infinite,
@@ -68,6 +91,8 @@ class Certificate:
             status=np.full(heads, int(Status.OK), np.int64),
             promoted=np.zeros((heads, 2), np.int64),
             host_bytes=np.zeros(heads, np.int64),
+            plane_bytes=np.zeros(heads, np.int64),
+            levels=np.zeros((heads, 2, levels), np.int64),
         )
 
     def put(self, where: slice | IntArray | BoolArray, other: Certificate) -> None:

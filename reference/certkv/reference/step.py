@@ -116,14 +116,14 @@ def decode(
 
     size = heads // cache.kv_heads
     pinned = 1 if isinstance(policy, Budget) else 0
-    before = cache.scratch.moved_bytes
+    before = cache.moved_bytes
     groups = []
     for kv_head in range(cache.kv_heads):
         mine = np.arange(kv_head * size, (kv_head + 1) * size)
         view = cache.view(kv_head, position)
         groups.append(Group(q[mine].astype(np.float64), mine, scale, view, min(pinned, view.blocks)))
 
-    whole = Result.blank(heads, cache.head_dim)
+    whole = Result.blank(heads, cache.head_dim, cache.level_count)
     results = [run_policy(group, policy, out, index) for group in groups]
     for group, result in zip(groups, results, strict=True):
         if any(r.dense for r in results):  # rung 4 is for the whole layer
@@ -132,7 +132,7 @@ def decode(
             result = attend_originals(group, rows, 4, unlimited, result.paper_bound, out)
         whole.put(group.heads, result)
     require_numbers(whole.output)
-    moved = cache.scratch.moved_bytes - before
+    moved = cache.moved_bytes - before
     # exact: the numbers were rounded to out_dtype before they were certified
     return Step(whole.output.astype(out), whole.lse, whole.certificate, whole.paper_bound, moved)
 

@@ -13,6 +13,7 @@ from certkv.reference.annotations import (
     annotate_values,
     finer_keys,
     finer_values,
+    level_bytes_per_block,
 )
 from certkv.reference.cache.checks import require_dtype, require_finite, require_plain, require_shape, whole_number
 from certkv.reference.cache.host import HostTier, Side
@@ -178,6 +179,24 @@ class Cache:
     def levels(self, side: Side) -> int:
         """Return the number of coded levels: 1, and one for each refinement plane."""
         return levels_of(self._formats[side])
+
+    @property
+    def level_count(self) -> int:
+        """Levels above the base plane that a block of either side may have at most: refined ones and the original."""
+        return max(self.levels(side) for side in SIDES)
+
+    @property
+    def finer_device_bytes(self) -> int:
+        """Bytes that levels above the base plane take on the device: their annotations, and planes that lie there."""
+        keys, values = level_bytes_per_block(self.block)
+        notes = (self.levels("keys") - 1) * keys + (self.levels("values") - 1) * values
+        planes = self.planes.bytes if self.planes.place == "device" else 0
+        return notes * self.blocks * self.kv_heads + planes
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes really moved from host memory since the last reset."""
+        return self.scratch.moved_bytes + self.planes.moved_bytes
 
     def plane_bytes(self, side: Side) -> tuple[int, ...]:
         """Return the bytes of each refinement plane of one block and KV head."""

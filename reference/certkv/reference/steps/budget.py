@@ -10,8 +10,10 @@ from certkv.reference.policies import Budget
 from certkv.reference.selection import largest_until
 from certkv.reference.steps.attend import Attended, attend
 from certkv.reference.steps.certify import Certified, certify
+from certkv.reference.steps.choice import choose_levels, needed, original_gains
 from certkv.reference.steps.claim import paper_claim
-from certkv.reference.steps.group import Group, Levels
+from certkv.reference.steps.group import Group
+from certkv.reference.steps.levels import SIDES, Levels
 from certkv.reference.steps.originals import attend_originals
 from certkv.reference.steps.result import Result, certificate_of
 from certkv.reference.steps.tolerance import tolerance
@@ -37,18 +39,18 @@ def run(group: Group, policy: Budget, out_dtype: np.dtype[np.generic]) -> Result
     """
     heads = len(group.q)
     levels = Levels.coded(heads, group.view.blocks, group.pinned)
-    result = Result.blank(heads, group.q.shape[-1])
+    result = Result.blank(heads, group.q.shape[-1], group.view.cache.level_count)
     rows = np.arange(heads)
     for round_ in range(policy.rounds + 1):
-        current = Levels(levels.keys[rows], levels.values[rows])
+        current = levels.rows(rows)
         seen = attend(group, current, rows)
         done = certify(group, current, rows, seen, out_dtype)
         limit = tolerance(policy, group, seen, done.output)
         if round_ == 0:
             result.paper_bound[:] = paper_claim(group, current, seen)
-        keys, values = choose(current, seen, done, limit)
+        wanted = next_levels(group, current, rows, seen, done, limit)
         # a round in which nothing is left to promote would only repeat this one
-        useful = keys.any(axis=-1) | values.any(axis=-1)
+        useful = wanted.beyond(current)
         actions = decide(done.bound.bound, limit, np.where(useful, policy.rounds - round_, 0))
         accepted, from_originals, refine = (actions == a for a in (Action.ACCEPT, Action.EXACT_HEAD, Action.REFINE))
         if accepted.any():
@@ -56,14 +58,23 @@ def run(group: Group, policy: Budget, out_dtype: np.dtype[np.generic]) -> Result
         if from_originals.any():
             chosen = rows[from_originals]
             claims = result.paper_bound[chosen]
-            exact = attend_originals(group, chosen, 3, limit[from_originals], claims, out_dtype)
+            read = current.rows(from_originals)
+            exact = attend_originals(group, chosen, 3, limit[from_originals], claims, out_dtype, read)
             result.put(chosen, exact)
         if not refine.any():
             break
-        rows, keys, values = rows[refine], keys[refine], values[refine]
-        levels.keys[rows] |= keys
-        levels.values[rows] |= values
+        rows = rows[refine]
+        levels.raise_to(rows, wanted.rows(refine))
     return result
+
+
+def next_levels(
+    group: Group, levels: Levels, rows: IntArray, seen: Attended, done: Certified, limit: FloatArray
+) -> Levels:
+    """Pick what to read next: originals, or levels where a format has several."""
+    if group.finer.any:
+        return choose_levels(group, levels, rows, seen, done, limit)
+    return Levels(*choose(levels, seen, done, limit))
 
 
 def decide(bound: FloatArray, limit: FloatArray, rounds_left: IntArray) -> np.ndarray[tuple[int], np.dtype[np.object_]]:
@@ -78,23 +89,16 @@ def decide(bound: FloatArray, limit: FloatArray, rounds_left: IntArray) -> np.nd
 def choose(levels: Levels, seen: Attended, done: Certified, limit: FloatArray) -> tuple[BoolArray, BoolArray]:
     """Pick the fewest items (block, side) that should bring the bound under the limit.
 
-    The bound is at most the limit iff ``numerator - limit * denominator <= 0``. Promoting a block's keys takes its key
-    term off and gives ``limit * (rho_b - D_b)`` back; promoting its values takes its value term off. Keys and
-    values of a block have the same size, so gain per byte is gain. A choice is a guess until it is certified anew.
+    Keys and values of a block have the same size, so gain per byte is gain. A choice is a guess until it is certified
+    anew.
 
     Returns
     -------
     keys, values : bool [rows, blocks]
     """
     blocks = levels.keys.shape[1]
-    bound = done.bound
-    restored = limit[:, None] * np.maximum(seen.mass - bound.weight, 0.0)[:, :-1]
-    key_gain = np.where(levels.keys, 0.0, bound.key_gain[:, :-1] + restored)
-    value_gain = np.where(levels.values, 0.0, bound.value_gain[:, :-1])
-    with np.errstate(invalid="ignore", over="ignore"):  # an infinite or unknown need promotes everything
-        numerator = bound.key_gain.sum(axis=-1) + bound.value_gain.sum(axis=-1)
-        need = numerator - limit * bound.denominator
-    marks = largest_until(np.concatenate([key_gain, value_gain], axis=-1), need)
+    gains = original_gains(levels, seen, done, limit)
+    marks = largest_until(np.concatenate(gains, axis=-1), needed(done.bound, limit))
     return marks[:, :blocks] & ~levels.keys, marks[:, blocks:] & ~levels.values
 
 
@@ -109,9 +113,8 @@ def _accept(
     accepted: BoolArray,
 ) -> Result:
     """Assemble the result of the heads whose bound fits."""
-    rung = np.where(
-        levels.values[:, group.pinned :].any(axis=-1), 2, np.where(levels.keys[:, group.pinned :].any(axis=-1), 1, 0)
-    )
+    keys, values = (levels.raised(side)[:, group.pinned :].any(axis=-1) for side in SIDES)
+    rung = np.where(values, 2, np.where(keys, 1, 0))
     certificate = certificate_of(group, levels, done.bound, limit, rung)
     kept = {name: getattr(certificate, name)[accepted] for name in certificate.__dataclass_fields__}
     return Result(

@@ -9,6 +9,8 @@ import numpy as np
 from certkv.reference.cache.host import Side
 from certkv.reference.numbers.types import BoolArray, IntArray
 
+SIDES: tuple[Side, Side] = ("keys", "values")
+
 
 def _unread() -> IntArray:
     return np.zeros((0, 0), np.int64)
@@ -63,6 +65,17 @@ class Levels:
         """Return the number of planes read, [heads, blocks]."""
         return self.key_planes if side == "keys" else self.value_planes
 
+    def raised(self, side: Side) -> BoolArray:
+        """Return where anything beyond the base plane was read, [heads, blocks]."""
+        return np.asarray(self.originals(side) | (self.planes(side) > 0))
+
+    def beyond(self, other: Levels) -> BoolArray:
+        """Return the heads of which something is read here that the other has not read, [heads]."""
+        more = [
+            (self.originals(side) & ~other.originals(side)) | (self.planes(side) > other.planes(side)) for side in SIDES
+        ]
+        return np.asarray((more[0] | more[1]).any(axis=-1))
+
     def at(self, side: Side, level: int) -> BoolArray:
         """Return where a coded level is used, [heads, blocks]; level 0 is the base."""
         return np.asarray(~self.originals(side) & (self.planes(side) == level))
@@ -73,6 +86,6 @@ class Levels:
 
     def raise_to(self, rows: IntArray, wanted: Levels) -> None:
         """Read more for some heads, in place; what ``wanted`` lacks and these have stays."""
-        for side in ("keys", "values"):
+        for side in SIDES:
             self.originals(side)[rows] |= wanted.originals(side)
             self.planes(side)[rows] = np.maximum(self.planes(side)[rows], wanted.planes(side))

@@ -9,7 +9,8 @@ from certkv.reference.exact import float64
 from certkv.reference.numbers.types import FloatArray, IntArray
 from certkv.reference.steps.certify import round_output
 from certkv.reference.steps.group import Group
-from certkv.reference.steps.result import Result
+from certkv.reference.steps.levels import Levels
+from certkv.reference.steps.result import Result, host_bytes, plane_bytes
 
 
 def attend_originals(
@@ -19,6 +20,7 @@ def attend_originals(
     tolerance: FloatArray,
     paper_bound: FloatArray,
     out_dtype: np.dtype[np.generic],
+    read: Levels | None = None,
 ) -> Result:
     """Compute some heads from all originals, tail included.
 
@@ -32,6 +34,8 @@ def attend_originals(
     tolerance, paper_bound : float64 [rows]
         Passed on to the result.
     out_dtype : numpy dtype
+    read : Levels or None
+        What these heads have read before, arrays [rows, blocks]: planes that were read in vain have cost their bytes.
 
     Returns
     -------
@@ -48,6 +52,9 @@ def attend_originals(
     bound = np.where(cast > 0, (exact.error_ub + cast) * (1.0 + 2.0**-51), exact.error_ub)
     heads = len(rows)
     fetched = view.blocks - group.pinned
+    counts = np.zeros((heads, 2, view.cache.level_count), np.int64)
+    counts[..., -1] = fetched
+    planes = np.zeros(heads, np.int64) if read is None else plane_bytes(group, read)
     return Result(
         output,
         exact.lse,
@@ -60,7 +67,9 @@ def attend_originals(
             rung=np.full(heads, rung, np.int64),
             status=np.full(heads, int(Status.OK), np.int64),
             promoted=np.full((heads, 2), fetched, np.int64),
-            host_bytes=np.full(heads, 2 * fetched * group.block_bytes, np.int64),
+            host_bytes=host_bytes(group, counts[..., -1], planes),
+            plane_bytes=planes,
+            levels=counts,
         ),
         paper_bound,
     )

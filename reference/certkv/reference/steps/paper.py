@@ -53,7 +53,7 @@ def run(group: Group, policy: PaperPolicy, out_dtype: np.dtype[np.generic], inde
     observations = observe(policy, group, selection, explored)
     actions = np.array([next_action(seen_) for seen_ in observations], dtype=object)
     if (actions == Action.DENSE).any():
-        blank = Result.blank(heads, group.q.shape[-1])
+        blank = Result.blank(heads, group.q.shape[-1], group.view.cache.level_count)
         return Result(blank.output, blank.lse, blank.certificate, claim, dense=True)
     rung = np.where(values.any(axis=-1), 2, np.where(selection.expanded, 1, 0))
     certificate = certificate_of(group, levels, done.bound, np.full(heads, np.inf), rung)
