@@ -17,7 +17,14 @@ from certkv.cli.settings import POLICIES, TOLERANCE, parse_formats, parse_polici
 from certkv.cli.sweep import asked_budget, missing, readings_of, sweep, sweep_size, tolerances
 from certkv.cli.writer import document, json_bytes, require_writable, saved_bytes, write
 from certkv.reference import SettingError
-from certkv.reference.formats import KEY_FORMATS, VALUE_FORMATS
+from certkv.reference.formats import (
+    KEY_FORMATS,
+    OSCAR_KEY_FORMATS,
+    OSCAR_VALUE_FORMATS,
+    PLANAR_KEY_FORMATS,
+    PLANAR_VALUE_FORMATS,
+    VALUE_FORMATS,
+)
 from certkv.reference.policies import RELATIVE_TO
 
 if TYPE_CHECKING:
@@ -63,8 +70,10 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="|".join(RELATIVE_TO),
         help="what T is a share of: the mass-weighted mean value norm, the output's norm, or nothing; default values",
     )
-    add("--keys", metavar="FORMAT", help=f"{', '.join(KEY_FORMATS)}; default: the policy's own")
-    add("--values", metavar="FORMAT", help=f"{', '.join(VALUE_FORMATS)}; default: the policy's own")
+    key_names = ", ".join((*KEY_FORMATS, *PLANAR_KEY_FORMATS, *OSCAR_KEY_FORMATS))
+    value_names = ", ".join((*VALUE_FORMATS, *PLANAR_VALUE_FORMATS, *OSCAR_VALUE_FORMATS))
+    add("--keys", metavar="FORMAT", help=f"{key_names}; default: the policy's own")
+    add("--values", metavar="FORMAT", help=f"{value_names}; default: the policy's own")
     add("--block", type=int, metavar="B", help="tokens per block; default: the policy's own")
     add("--round-to", choices=ROUND_TO, help="round float32 k and v once and take the result as the originals")
     add(
