@@ -13,7 +13,7 @@ import torch
 
 from certkv.cli.bench import gate, rows
 from certkv.cli.bench.command import columns
-from certkv.cli.bench.options import RefusedError, Tolerance, add_arguments, commit, parsed
+from certkv.cli.bench.options import RefusedError, Tolerance, commit, parsed
 from certkv.cli.bench.rows import Row
 from certkv.cli.bench.scene import Scene
 from certkv.cli.bench.timing import HostClock
@@ -32,21 +32,19 @@ def options(*more: str) -> Any:
     return parsed(build_parser().parse_args(["bench", *SMALL, *more]))
 
 
-def test_rows_are_printed_and_appended(run: Run, tmp_path: Path) -> None:
+def test_rows_are_printed_and_appended(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "bench.csv"
-    for commit_ in ("one", "two"):
-        outcome = run("bench", *SMALL, "--csv", out, "--commit", commit_)
-        assert outcome.code == 0, outcome.out + outcome.err
-        assert "checked: stored bits" in outcome.out
-        assert "none of these times says anything about the kernels" in outcome.out
+    outcome = run("bench", *SMALL, "--csv", out, "--commit", "one")
+    assert outcome.code == 0, outcome.out + outcome.err
+    assert "checked: stored bits" in outcome.out
+    assert "none of these times says anything about the kernels" in outcome.out
+    monkeypatch.setattr(gate, "failures", lambda *arguments: iter(()))  # once is enough here
+    assert run("bench", *SMALL, "--policy", "naive", "--csv", out, "--commit", "two").code == 0
     with out.open(newline="") as file:
         found = list(csv.DictReader(file))
-    assert [row["commit"] for row in found] == ["one"] * 3 + ["two"] * 3
-    assert [(row["policy"], row["tolerance"]) for row in found[:3]] == [
-        ("naive", ""),
-        ("budget", "met"),
-        ("budget", "1%"),
-    ]
+    assert [row["commit"] for row in found] == ["one"] * 3 + ["two"]
+    settings = [(row["policy"], row["tolerance"]) for row in found]
+    assert settings == [("naive", ""), ("budget", "met"), ("budget", "1%"), ("naive", "")]
     for row in found:
         assert (row["tokens"], row["keys"], row["values"], row["head_dim"]) == ("40", "int8", "int4", "16")
         assert row["torch"] == torch.__version__
@@ -240,4 +238,3 @@ def test_the_code_is_named() -> None:
     assert commit()
     with pytest.raises(RefusedError):
         parsed(build_parser().parse_args(["bench", "--tolerance", "x"]))
-    assert add_arguments
