@@ -21,6 +21,7 @@ import torch
 
 from certkv.fast.anchor import first_block_mean
 from certkv.fast.certificate import Status
+from certkv.fast.checksum import Checksums
 from certkv.fast.encode import encode_keys, encode_keys_twin, encode_values, encode_values_twin
 from certkv.fast.errors import CapacityError, CertkvError, NonFiniteError
 from certkv.fast.formats import VALUE_FORMATS
@@ -127,6 +128,7 @@ class Held:
     resident: Resident
     originals: Originals
     refusals: Refusals
+    checksums: Checksums
     capacity: int
 
     @property
@@ -147,16 +149,21 @@ def append_one(k: torch.Tensor, v: torch.Tensor, active: torch.Tensor, held: Hel
     held : Held
     work : Work
     """
+    state = (held.lengths, held.anchor, held.resident)
+    held.checksums.release(*state)
     if k.is_cuda:
         from certkv.fast.kernels import append_one as kernels
 
         kernels.admit(k, v, active, held, work)
         encode_tails(held, work)
+        held.checksums.write_filled(held.pool, held.resident, work.place, work.page)
         kernels.turn(held, work)
     else:
         admit_twin(k, v, active, held, work)
         encode_tails_twin(held, work)
+        held.checksums.write_filled(held.pool, held.resident, work.place, work.page)
         turn_twin(held, work)
+    held.checksums.take(*state)
 
 
 def encode_tails(held: Held, work: Work) -> None:

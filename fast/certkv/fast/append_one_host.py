@@ -15,6 +15,7 @@ from certkv.fast import ops
 from certkv.fast.append_one import Held, Refusals, Work, append_one, refusal
 from certkv.fast.certificate import Status
 from certkv.fast.checks import Reasons, check_tensor, size
+from certkv.fast.checksum import Checksums
 from certkv.fast.errors import CapacityError, CaptureError, SettingError, ShapeError
 from certkv.fast.handles import Handled
 from certkv.fast.host import Originals
@@ -40,6 +41,7 @@ class OneTokenAppends(Handled):
     anchor: torch.Tensor
     resident: Resident
     originals: Originals
+    checksums: Checksums
 
     def _begin_appends(self) -> None:
         """Start with no tokens, and with nothing reserved."""
@@ -181,6 +183,7 @@ class OneTokenAppends(Handled):
             self.resident,
             self.originals,
             self.refusals,
+            self.checksums,
             self.capacity,
         )
 

@@ -10,6 +10,8 @@ from certkv.fast.anchor import first_block_mean
 from certkv.fast.append import Split, assemble, split
 from certkv.fast.append_one_host import OneTokenAppends
 from certkv.fast.checks import ORIGINALS, Reasons, check_tensor, require_finite, size, whole_number
+from certkv.fast.checksum import Checksums, owners
+from certkv.fast.damage import Damage, find, repair
 from certkv.fast.encode import encode_keys, encode_values
 from certkv.fast.errors import CapacityError, InputError, SettingError, ShapeError
 from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
@@ -65,6 +67,8 @@ class TieredCache(OneTokenAppends):
         Originals that stay on the device: first block and tail, with the largest norm of their values.
     originals : Originals
         Originals of full blocks, and which are there.
+    checksums : Checksums
+        Of all of it, taken when it is written.
 
     Raises
     ------
@@ -121,6 +125,8 @@ class TieredCache(OneTokenAppends):
             self.batch, self.kv_heads, self.max_blocks, self.block, self.head_dim, dtype, originals, where
         )
         self._begin_appends()
+        self.checksums = Checksums.empty(self.batch, self.kv_heads, self.max_blocks, count, where)
+        self.checksums.take(self.lengths, self.anchor, self.resident)
 
     @torch.no_grad()
     def append(self, k: torch.Tensor, v: torch.Tensor, lengths: Sequence[int] | torch.Tensor | None = None) -> None:
@@ -161,6 +167,7 @@ class TieredCache(OneTokenAppends):
         pages = self.pages.next(plan.full)
         before = [tokens // self.block for tokens in self._tokens]
         firsts = [s for s in plan.filling if before[s] == 0]
+        self.checksums.release(self.lengths, self.anchor, self.resident)
         try:
             # everything that takes memory or time comes before anything that counts
             moves = torch.tensor(plan.growing(), dtype=torch.int64).to(self.device)
@@ -173,7 +180,9 @@ class TieredCache(OneTokenAppends):
             self.pool.poison(pages)
             for s in plan.filling:
                 self.originals.erase(s, before[s], before[s] + plan.full[s])
+                self.checksums.forget(pages, s, before[s], before[s] + plan.full[s])
             self.resident.shrink(plan)
+            self.checksums.take(self.lengths, self.anchor, self.resident)
             raise
         for s in plan.filling:
             count = plan.full[s]
@@ -186,6 +195,7 @@ class TieredCache(OneTokenAppends):
         self.resident.norms.copy_(norms)
         self._tokens = [have + new for have, new in zip(self._tokens, added, strict=True)]
         self.lengths.copy_(torch.tensor(self._tokens, dtype=torch.int32))
+        self.checksums.take(self.lengths, self.anchor, self.resident)
 
     def reset(self, sequence: int) -> None:
         """Forget every token of a sequence, its anchor included; its pages, reserved ones too, are free for any.
@@ -199,11 +209,50 @@ class TieredCache(OneTokenAppends):
         used = self.blocks(s)
         self._tokens[s] = 0
         self.lengths[s] = 0
-        self.pool.poison(self.pages.release(s))
+        pages = self.pages.release(s)
+        self.pool.poison(pages)
         self.originals.erase(s, 0, used)
         self.anchor[s].zero_()
         self.resident.clear(s)
         self.refusals.forget(s)
+        self.checksums.forget(pages, s, 0, used)
+        self.checksums.start(s, self.anchor, self.resident)
+
+    @torch.no_grad()
+    def verify(self, originals: bool = False) -> None:
+        """Compare all that is stored with its checksums. Synchronises, and reads everything once.
+
+        Parameters
+        ----------
+        originals : bool
+            Whether to read the originals too, over the bus where they are in host memory.
+
+        Raises
+        ------
+        CorruptionError
+            With sequence, block and KV head of the first thing that is not what was written. `repair` restores it.
+        """
+        found = find(self, originals)
+        if found:
+            raise found[0].error()
+
+    @torch.no_grad()
+    def repair(self) -> list[Damage]:
+        """Restore what is damaged: tables from what the host knows, all else from the originals. Synchronises.
+
+        Blocks are encoded again from their originals, which gives the same bits.
+
+        Returns
+        -------
+        list of Damage
+            What was restored.
+
+        Raises
+        ------
+        CorruptionError
+            Something is the only copy: an original, or the tail. All else was restored; reset the sequence.
+        """
+        return repair(self)
 
     def memory(self) -> MemoryTable:
         """Return what the cache takes, to the byte, by part and place."""
@@ -212,6 +261,7 @@ class TieredCache(OneTokenAppends):
         rows = (
             Row("codes and metadata", "device", self.pool.nbytes - self.pool.note_bytes),
             Row("annotations", "device", self.pool.note_bytes),
+            Row("checksums", "device", self.checksums.nbytes),
             Row("first blocks and tails", "device", self.resident.nbytes),
             Row("tables, lengths, anchors", "device", sum(table.nbytes for table in tables)),
             *work,
@@ -263,14 +313,20 @@ class TieredCache(OneTokenAppends):
         anchor = self.anchor.clone()
         done = 0
         for s in plan.filling:
-            blocks = [assemble(x, old, plan, s) for x, old in zip((k, v), self.resident.tails(s), strict=True)]
             before = self._tokens[s] // self.block
+            held = [assemble(x, old, plan, s) for x, old in zip((k, v), self.resident.tails(s), strict=True)]
+            # head by head, as they are stored
+            sides = [x.transpose(0, 1).contiguous() for x in held]
+            blocks = [x.transpose(0, 1) for x in sides]
+            self.checksums.write_originals(s, before, *sides)
             self.originals.write(s, before, *blocks)
             if before == 0:
                 anchor[s] = first_block_mean(blocks[1][0])
             count = plan.full[s]
             to = torch.tensor(pages[done : done + count], dtype=torch.int32, device=self.device)
             self._encode_blocks(blocks[0], blocks[1], to, anchor[s])
+            owner = owners(s, torch.arange(before, before + count, device=self.device), self.max_blocks)
+            self.checksums.write_blocks(self.pool, to.to(torch.int64), owner)
             done += count
         return anchor
 

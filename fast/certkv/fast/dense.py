@@ -16,7 +16,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from certkv.fast import float64
 from certkv.fast.cache import TieredCache
-from certkv.fast.errors import HostMissingError
+from certkv.fast.checksum import of_resident, totals
+from certkv.fast.damage import HELD_TAIL, ORIGINAL_KEYS, ORIGINAL_VALUES
+from certkv.fast.errors import CorruptionError, HostMissingError
 from certkv.fast.numbers import round_up
 from certkv.fast.resident import TAIL
 
@@ -64,6 +66,8 @@ def gather(cache: TieredCache, sequence: int, buffer: torch.Tensor) -> tuple[tor
     Raises
     ------
     HostMissingError
+    CorruptionError
+        What was copied is not what was written.
     """
     blocks, tokens = cache.blocks(sequence), cache.tokens[sequence]
     if not bool((cache.originals.present[sequence, :, :blocks] == 1).all()):
@@ -76,10 +80,29 @@ def gather(cache: TieredCache, sequence: int, buffer: torch.Tensor) -> tuple[tor
         # head by head: contiguous on both sides, so that it is one plain copy from pinned memory
         for head in range(cache.kv_heads):
             held[head, :full].copy_(store[sequence, head, :blocks].flatten(0, 1), non_blocking=True)
+            _compare(cache, index, sequence, head, held[head, :full])
         tail = (cache.resident.keys, cache.resident.values)[index][sequence, :, TAIL, : tokens - full]
         held[:, full:].copy_(tail)
         sides.append(held[None])
+    wrong = (of_resident(cache.anchor, cache.resident) != cache.checksums.resident)[sequence, :, TAIL]
+    if bool(wrong.any()):
+        raise CorruptionError(sequence, int(wrong.nonzero()[0]), None, HELD_TAIL)
     return sides[0], sides[1]
+
+
+def _compare(cache: TieredCache, side: int, sequence: int, head: int, copied: torch.Tensor) -> None:
+    """Compare copied originals, T [tokens, d], with their checksums.
+
+    Raises
+    ------
+    CorruptionError
+    """
+    blocks = copied.view(-1, cache.block, cache.head_dim)
+    found = totals((blocks,), torch.arange(len(blocks), device=copied.device))
+    wrong = found != cache.checksums.originals[side, sequence, head, : len(blocks)]
+    if bool(wrong.any()):
+        part = (ORIGINAL_KEYS, ORIGINAL_VALUES)[side]
+        raise CorruptionError(sequence, head, int(wrong.nonzero()[0]), part)
 
 
 def pinned_backend(device: torch.device) -> AbstractContextManager[None]:
@@ -122,7 +145,7 @@ def dense(q: torch.Tensor, cache: TieredCache, sequence: int, scale: float, buff
 
     Raises
     ------
-    HostMissingError
+    HostMissingError, CorruptionError
     """
     k, v = gather(cache, sequence, buffer)
     queries = q[sequence].contiguous()[None, :, None]

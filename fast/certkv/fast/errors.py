@@ -80,14 +80,30 @@ class HostMissingError(CertkvError, LookupError):
 
 
 class CorruptionError(CertkvError):
-    """Stored data no longer mean what was written: codes, metadata or annotations were damaged."""
+    """Stored data no longer mean what was written: codes, metadata, annotations, tables or originals were damaged.
 
-    def __init__(self, sequence: int) -> None:
+    Attributes
+    ----------
+    sequence : int
+    kv_head, block : int or None
+        Where, if that is known and the thing has one.
+    """
+
+    def __init__(
+        self,
+        sequence: int,
+        kv_head: int | None = None,
+        block: int | None = None,
+        part: str = "codes, metadata or annotations",
+    ) -> None:
+        at = f"sequence {sequence}"
+        at += "" if block is None else f", block {block}"
+        at += "" if kv_head is None else f", KV head {kv_head}"
         super().__init__(
-            f"sequence {sequence}: codes, metadata or annotations in the cache were damaged after they were written; "
-            f"cache.reset({sequence}) and append its tokens again"
+            f"{at}: damaged after it was written: {part}; step.resolve() computes the output from the originals, and "
+            f"cache.repair() restores the cache from them; else cache.reset({sequence}) and append its tokens again"
         )
-        self.sequence = sequence
+        self.sequence, self.kv_head, self.block = sequence, kv_head, block
 
 
 class NeedsDenseError(CertkvError):

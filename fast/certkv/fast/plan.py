@@ -30,6 +30,7 @@ from certkv.fast.resident_terms import ResidentPass
 from certkv.fast.rounding import rounding
 from certkv.fast.step import Step
 from certkv.fast.totals import Unit
+from certkv.fast.verify import VERIFY, Verifier, Verify
 from certkv.fast.workspace import plan_workspace
 
 TWIN_SPLITS = 4
@@ -70,6 +71,8 @@ class Plan(Handled):
     policy : Policy
     scale : float
     out_dtype : torch.dtype
+    verifier : Verifier or None
+        What compares checksums in every step; None where nothing does.
     splits : int
     index : int64 []
         Number of the step, for the exploration draw of `PaperPolicy`; to be advanced by the caller.
@@ -84,15 +87,17 @@ class Plan(Handled):
         out_dtype: torch.dtype,
         splits: int | None = None,
         implementation: tuple[Passes, Arithmetic] | None = None,
+        verify: Verify = "off",
     ) -> None:
         model = H200 if cache.device.type == "cuda" else TWIN
         self.passes, model = (passes_for(cache.device), model) if implementation is None else implementation
         self.cache, self.q_heads, self.policy, self.scale, self.out_dtype = cache, q_heads, policy, scale, out_dtype
         batch, device, max_blocks, head_dim = cache.batch, cache.device, cache.max_blocks, cache.head_dim
         pinned = 1 if isinstance(policy, Budget) else 0
-        self.coded = Coded(
-            cache.pool, cache.pages.table, cache.lengths, cache.anchor, cache.values, min(pinned, max_blocks)
-        )
+        # a step that verifies reads copies of the tables, made harmless
+        self.verifier = Verifier.planned(cache) if verify == "step" else None
+        tables = (cache.pages.table, cache.lengths) if self.verifier is None else self.verifier.tables
+        self.coded = Coded(cache.pool, *tables, cache.anchor, cache.values, min(pinned, max_blocks))
         self.splits = splits_of(cache) if splits is None else splits
         self.rounding = rounding(model, cache, self.splits, self.rounds, out_dtype)
         self.ws = plan_workspace(batch, q_heads, head_dim, cache.block, max_blocks, self.splits, device)
@@ -122,9 +127,11 @@ class Plan(Handled):
         """Return what cache and plan take, to the byte."""
         held = self.cache.memory()
         staged = 0 if self._staging is None else self._staging.nbytes
+        checked = () if self.verifier is None else (Row("tables of steps that verify", "device", self.verifier.nbytes),)
         rows = (
             *held.rows,
             Row("weights and states of a step", "device", self.ws.nbytes + self.parts.nbytes),
+            *checked,
             Row("staging of rung 4", "device", staged),
         )
         return MemoryTable(rows, held.tokens, held.dense, measured_peak(self.cache.device))
@@ -160,6 +167,8 @@ class Plan(Handled):
         if empty:
             raise InputError(f"sequences {empty} are empty; append keys and values before decoding")
         flags = Flags(parts.missing, parts.dense, cache.refusals.status, cache.refusals.position)
+        if self.verifier is not None:
+            self.verifier.before(cache, ws)
         use.begin(ws.levels, parts.choice, flags)
         use.score_error(q, self.coded, self.scale, self.rounding.first.floor, parts.errors, self.rounding.lost)
         use.attend(q, self.coded, cache.resident, self.scale, ws)
@@ -226,6 +235,8 @@ class Plan(Handled):
             cache.originals.block_bytes,
             out.result,
         )
+        if self.verifier is not None:
+            self.verifier.after(cache, self.coded, ws, parts.choice, not isinstance(policy, Naive), out.result)
         out.ran(self, q)
         return out
 
@@ -343,6 +354,7 @@ def plan(
     policy: Policy,
     scale: float | None = None,
     out_dtype: torch.dtype | None = None,
+    verify: Verify = "off",
 ) -> Plan:
     """Check everything about a step that does not change from run to run, and allocate what it needs.
 
@@ -356,6 +368,8 @@ def plan(
         Softmax scale; None for ``1 / sqrt(head_dim)``.
     out_dtype : torch.dtype or None
         float32, or the originals' type, which None stands for.
+    verify : {"off", "step"}
+        Whether every step compares the checksums of all that it reads; `TieredCache.verify` does so on demand.
 
     Raises
     ------
@@ -376,6 +390,8 @@ def plan(
     if kind not in (cache.dtype, torch.float32):
         allowed = f"float32 or {type_name(cache.dtype)}"
         reasons.add(DTypeError(f"out_dtype is {type_name(kind)}; give {allowed}, the type of the originals"))
+    if verify not in VERIFY:
+        reasons.add(SettingError(f"verify is {verify!r}; give one of {', '.join(VERIFY)}"))
     reasons.catch(check_roundings, cache.block, -(-cache.max_blocks // CHUNK) + 2)
     if cache.device.type not in ("cpu", "cuda"):
         reasons.add(SettingError(f"the cache is on {cache.device}; steps run on CUDA devices and on the CPU"))
@@ -384,4 +400,4 @@ def plan(
             reasons.add(SettingError(reason))
     if reasons.strings() or heads is None or factor is None:
         raise PlanError(reasons.strings())
-    return Plan(cache, heads, policy, factor, kind)
+    return Plan(cache, heads, policy, factor, kind, verify=verify)

@@ -11,10 +11,11 @@ from certkv.fast import dense
 from certkv.fast.append_one import refusal
 from certkv.fast.cache import TieredCache
 from certkv.fast.certificate import Certificate, Status
-from certkv.fast.errors import CorruptionError, HostMissingError, NeedsDenseError, NonFiniteError
+from certkv.fast.errors import CertkvError, CorruptionError, HostMissingError, NeedsDenseError, NonFiniteError
 from certkv.fast.finish import Result
 from certkv.fast.ops import Decoded
 from certkv.fast.policies import Policy
+from certkv.fast.verify import Verify, offence
 
 if TYPE_CHECKING:
     from certkv.fast.plan import Plan
@@ -35,8 +36,8 @@ class Step:
         Natural logarithm of the sum of exponentiated scores, as executed.
     certificate : Certificate
     position : int64 [batch]
-        First element of ``q[sequence]``, or of a key or value that was refused, flattened, that is not finite; -1 where
-        all are.
+        First element of ``q[sequence]``, or of a key or value that was refused, flattened, that is not finite; where
+        checksums are compared, the first that is wrong (`certkv.fast.verify`); -1 where there is none.
     moved_bytes : int64 [batch]
         Bytes that the step really moved from the host, for all heads of a sequence together: each block once per round
         that reads it, less what scratch held. `Certificate.host_bytes` is what a head needed.
@@ -95,7 +96,7 @@ class Step:
         NeedsDenseError
             A monitor asks for rung 4, and `resolve` was not called.
         CorruptionError
-            What is stored no longer means a number.
+            What is stored is not what was written: a checksum is wrong, or an output is no number.
         """
         statuses = self.certificate.status[:, 0].tolist()
         for sequence, status in enumerate(statuses):
@@ -109,23 +110,37 @@ class Step:
             if status == Status.NEEDS_DENSE:
                 raise NeedsDenseError(sequence)
             if status != Status.OK:
-                raise CorruptionError(sequence)
+                offender = int(self.position[sequence])
+                if self._last is None or offender < 0:
+                    raise CorruptionError(sequence)
+                cache = self._last[0].cache
+                raise offence(sequence, offender, cache.kv_heads, cache.max_blocks)
 
     @torch.no_grad()
     def resolve(self) -> None:
         """Compute the sequences that need it by rung 4: torch's attention of the originals. Synchronises, allocates.
 
+        Those are the sequences of which a monitor asks for it, and those whose codes, metadata, annotations or tables
+        are damaged; originals and tail are compared with their checksums as they are read. The cache stays as it is:
+        `TieredCache.repair` restores it.
+
         Raises
         ------
-        HostMissingError
-            Its originals are not all there; outputs of other sequences are resolved or left as they are.
+        HostMissingError, CorruptionError
+            Originals are not all there, or are damaged, the first such sequence; all others are resolved.
         """
         status = self.certificate.status[:, 0].tolist()
-        if self._last is None or Status.NEEDS_DENSE not in status:
-            return
-        plan, q = self._last
-        for sequence in (s for s, code in enumerate(status) if code == Status.NEEDS_DENSE):
-            self._put(sequence, plan.cache, dense.dense(q, plan.cache, sequence, plan.scale, plan.staging()))
+        failed: list[CertkvError] = []
+        for sequence, code in enumerate(status):
+            if self._last is None or code not in (Status.NEEDS_DENSE, Status.CHECKSUM):
+                continue
+            plan, q = self._last
+            try:
+                self._put(sequence, plan.cache, dense.dense(q, plan.cache, sequence, plan.scale, plan.staging()))
+            except (HostMissingError, CorruptionError) as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
 
     def _put(self, sequence: int, cache: TieredCache, found: dense.Dense) -> None:
         """Write rung 4's result; a type with more bits than that of the originals holds it exactly."""
@@ -137,6 +152,7 @@ class Step:
         made.bound[sequence], made.arithmetic[sequence] = found.bound, found.bound
         made.tolerance[sequence] = torch.inf
         made.rung[sequence], made.status[sequence], made.promoted[sequence] = 4, int(Status.OK), blocks
+        self.position[sequence] = -1
         made.host_bytes[sequence] = 2 * blocks * cache.originals.block_bytes
         self.moved_bytes[sequence] += 2 * blocks * cache.kv_heads * cache.originals.host_block_bytes
 
@@ -148,6 +164,7 @@ def decode(
     policy: Policy,
     scale: float | None = None,
     out_dtype: torch.dtype | None = None,
+    verify: Verify = "off",
 ) -> Step:
     """Attend to the cache, one query per head, and certify each output. Plans, allocates and synchronises every time.
 
@@ -162,11 +179,13 @@ def decode(
         Softmax scale; None for ``1 / sqrt(head_dim)``.
     out_dtype : torch.dtype or None
         float32, or the originals' type, which None stands for.
+    verify : {"off", "step"}
+        Whether to compare the checksums of all that is read; see `plan`.
 
     Returns
     -------
     Step
-        Under `Budget`, ``bound <= tolerance`` or the rung is 3.
+        Under `Budget`, ``bound <= tolerance`` or the rung is 3, or 4 where codes were found to be damaged.
 
     Raises
     ------
@@ -180,7 +199,7 @@ def decode(
     from certkv.fast.plan import plan
 
     heads = q.shape[1] if isinstance(q, torch.Tensor) and q.ndim == 3 else 0
-    planned = plan(cache, heads, policy, scale=scale, out_dtype=out_dtype)
+    planned = plan(cache, heads, policy, scale=scale, out_dtype=out_dtype, verify=verify)
     step = planned.run(q, out=planned.step())
     step.resolve()
     step.check()
