@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from certkv.reference.formats.affine import HALF, reconstruct, reconstruction_error
+from certkv.reference.formats.affine import reconstruct, reconstruction_error
 from certkv.reference.formats.base import KEYS, VALUES, check_originals
+from certkv.reference.formats.cells import places
 from certkv.reference.formats.channel import INT4, INT8, PerChannel
 from certkv.reference.formats.encoded import Encoded
 from certkv.reference.formats.packing import pack4
@@ -73,14 +74,7 @@ class _Planes:
 
 @dataclass(frozen=True)
 class Refined(_Planes):
-    """A format and planes that refine it.
-
-    With n refinement bits, in binary32 operations of this order::
-
-        place = floor(((x/2 - minimum/2) / (step/2) - code + 1/2) 2**n), clamped to 0 .. 2**n - 1
-
-    and the planes are the bits of `place` from the top: the cell of the code, cut into halves, quarters and so on.
-    """
+    """A format and planes that refine it: from the top, the bits of where in its code's cell a number lies."""
 
     @property
     def grid_bits(self) -> int:
@@ -92,20 +86,16 @@ class Refined(_Planes):
         check_originals(x, self.kind)
         encoded = replace(self.layout.encode(x), format_name=self.name)
         codes, step, minimum = self.layout.parts(encoded)
-        half_step = HALF * step.astype(np.float32)
-        divisor = np.where(half_step > 0, half_step, np.float32(1.0))
-        within = (HALF * x.astype(np.float32) - HALF * minimum.astype(np.float32)) / divisor - codes.astype(np.float32)
-        bits = sum(self.plane_bits)
-        place = np.clip(np.floor((within + HALF) * np.float32(2**bits)), 0, 2**bits - 1)
-        return replace(encoded, planes=divide(place.astype(np.int64), self.plane_bits)[1])
+        place = places(x, codes, step, minimum, sum(self.plane_bits))
+        return replace(encoded, planes=divide(place, self.plane_bits)[1])
 
 
 @dataclass(frozen=True)
 class Divided(_Planes):
-    """A format of 8 bits whose codes are stored in planes, the highest bits first.
+    """A format of 8 bits whose codes are stored in planes, the four highest bits first.
 
-    The step that is stored is that of the base plane, ``2**n`` times the finest, n the refinement bits; it is finite:
-    the finest is at most ``2 max / 255`` before it is rounded up, and n at most 6.
+    The step that is stored is that of the base plane, 16 times the finest; it is finite, since the finest is at most
+    ``2 max / 255`` before it is rounded up.
     """
 
     @property
