@@ -19,6 +19,7 @@ from certkv.proofs.mutants.model import require
 from certkv.proofs.strategies.head_steps import HeadStep
 from certkv.reference import Budget, Certificate, PaperPolicy, Step
 from certkv.reference.exact import Enclosure, judge
+from certkv.reference.formats import OscarKeys, key_format
 from certkv.reference.numbers.types import AnyArray, BoolArray
 
 Property = Callable[[HeadStep], None]
@@ -117,11 +118,12 @@ def pieces_do_not_matter(case: HeadStep) -> None:
 def heads_do_not_meet(case: HeadStep) -> None:
     """A KV head's queries get the same from a cache of this KV head alone.
 
-    Not so under `PaperPolicy`: its exploration draws by head, and its rung 4 is for all heads.
+    Not so under `PaperPolicy`: its exploration draws by head, and its rung 4 is for all heads; nor where heads share a
+    token's norm.
     """
     scene = case.scene
-    heads = scene.k.shape[1]
-    if heads == 1 or isinstance(case.policy, PaperPolicy):
+    heads, keys = scene.k.shape[1], key_format(scene.keys)
+    if heads == 1 or isinstance(case.policy, PaperPolicy) or (isinstance(keys, OscarKeys) and keys.scope == "joint"):
         return
     step, ratio = case.decode(), len(scene.q) // heads
     for head in range(heads):
