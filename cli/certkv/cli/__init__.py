@@ -1,1 +1,1 @@
-"""The command line: ``certkv audit`` and ``certkv demo``. Thin; the mathematics is in :mod:`certkv.reference`."""
+"""The command line: ``certkv audit``, ``bench``, ``demo``, ``memory``, ``verify``. Thin; no mathematics of its own."""

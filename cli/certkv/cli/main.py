@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from certkv.cli import audit, demo, memory, verify
+from certkv.cli.bench import command as bench
 from certkv.cli.parser import Parser
 from certkv.cli.text import printable
 from certkv.cli.writer import certkv_version
@@ -26,6 +27,7 @@ def build_parser() -> Parser:
     demo.add_parser(subparsers)
     verify.add_parser(subparsers)
     memory.add_parser(subparsers)
+    bench.add_parser(subparsers)
     return parser
 
 

@@ -1,0 +1,73 @@
+"""Measure, append to the result file, rewrite the tables of the page. Exit code 1 if a certificate is violated.
+
+With --report-only, tables again from the newest run on file; with --small, seconds and no page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.planes.measure import SYSTEMS, run, sources
+from benchmarks.planes.page import rewrite, run_line
+from benchmarks.planes.rows import Row, append, condense, last_run
+from rich.console import Console
+
+from certkv.cli.progress import progress
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks/results/planes.csv"
+PAGE = ROOT / "docs/planes.md"
+
+
+def commit() -> str:
+    """Return the checkout's commit, with a "+" where the code that is measured differs; "unknown" outside of git."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "reference", "benchmarks/planes", "benchmarks/tightness")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
+
+
+def measure_all(small: bool) -> list[Row]:
+    """Run every system on every source."""
+    when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    versions = f"certkv {version('certkv')}, NumPy {version('numpy')}, Python {platform.python_version()}"
+    origin = (when, commit(), versions)
+    everything = list(sources(small))
+    rows: list[Row] = []
+    with progress(len(everything) * len(SYSTEMS), "caches", quiet=small) as tick:
+        for source in everything:
+            for system in SYSTEMS:
+                found = run(source, system)
+                rows += [condense(origin, source, system, t, steps) for t, steps in found.items()]
+                tick(f"{source.head}, {len(source.k)} tokens, {system.name}", 1)
+    return rows
+
+
+def main() -> int:
+    """Parse the command line, run, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="one small head, and no page")
+    parser.add_argument("--report-only", action="store_true", help="measure nothing")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="result file, appended to")
+    parser.add_argument("--page", type=Path, default=PAGE, help="page whose tables are rewritten")
+    options = parser.parse_args()
+    if not options.report_only:
+        append(options.out, measure_all(options.small))
+    rows = last_run(options.out)
+    if not options.small:
+        rewrite(options.page, rows)
+    Console(file=sys.stdout).print(f"{run_line(rows)} {options.out}", soft_wrap=True)
+    return 1 if any(row.violations for row in rows) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

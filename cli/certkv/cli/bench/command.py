@@ -1,0 +1,215 @@
+"""``certkv bench``: the command."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+import time
+from dataclasses import astuple, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from certkv.cli.bench.options import Options, RefusedError, add_arguments, parsed
+from certkv.cli.present import missing_gpu, missing_library
+
+if TYPE_CHECKING:
+    import torch
+
+    from certkv.cli.bench.rows import Row
+    from certkv.cli.parser import Subparsers
+
+DESCRIPTION = """\
+Time a whole decode step of the kernel library on this GPU - attend, certify, refine, finish - beside torch's dense
+attention and beside the time in which a read-only sum reads the same bytes, all measured in this run.
+
+Nothing is timed before the kernels were seen to be right on this GPU, in the formats and head sizes asked for: stored
+bits equal the twins' on a CPU, outputs are within their bounds of float64 attention, captured runs equal eager ones.
+Every step that is timed is judged as well. Exit codes: 0 timed; 1 something is not right, and nothing is reported;
+2 wrong options, or no GPU."""
+
+FAILED = 1
+SHOWN = 10
+"""Failures that are listed."""
+
+SETTING = ("commit", "certkv", "device", "torch", "triton", "q_heads", "kv_heads", "head_dim", "block", "dtype")
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="time the kernels on this GPU, once they were seen to be right on it",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command.
+
+    Raises
+    ------
+    InputError
+        Wrong options, or something is missing.
+    """
+    from certkv.reference import InputError
+
+    try:
+        return execute(arguments)
+    except RefusedError as error:
+        raise InputError(str(error)) from error
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Check, time, print and write.
+
+    Raises
+    ------
+    RefusedError
+    """
+    options = parsed(arguments)
+    if message := missing_library("certkv bench", kernels=options.device == "cuda"):
+        raise RefusedError(message)
+    import torch
+
+    from certkv import fast
+    from certkv.cli.bench.gate import failures
+    from certkv.cli.bench.rows import WrongError, rows
+    from certkv.cli.bench.timing import clock_for, read_rate
+
+    instead = "--device cpu runs the torch twins, which says nothing about kernels"
+    if options.device == "cuda" and (message := missing_gpu("certkv bench", instead)):
+        raise RefusedError(message)
+    if options.csv:
+        require_appendable(options.csv)
+    device = torch.device(options.device)
+    setting = described(options, device)
+    print(", ".join(f"{name} {value}" for name, value in setting.items()))
+    begun = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - begun:5.1f} s] {text}", file=sys.stderr, flush=True)
+
+    torch.manual_seed(0)
+    clock = clock_for(device, options.replays)
+    try:
+        say("checking")
+        found = list(failures(options, device, clock))
+        if found:
+            return complained(found)
+        print("checked: stored bits, bounds against float64, tolerances, replays, refusals")
+        rate = read_rate(device, clock)
+        print(f"a read-only sum reads {rate / 1e6:.3f} TB/s")
+        timed = list(rows(options, device, clock, rate, say))
+    except WrongError as error:
+        return complained([str(error)])
+    except fast.CertkvError as error:
+        raise RefusedError(" ".join(str(error).split())) from error
+    except torch.OutOfMemoryError as error:
+        raise RefusedError("not enough memory on this device; give fewer tokens or sequences") from error
+    say("done")
+    if options.device == "cpu":
+        print("twins on a CPU: none of these times says anything about the kernels")
+    for line in table(timed):
+        print(line)
+    if options.csv:
+        append(options.csv, setting, timed)
+    return 0
+
+
+def complained(found: list[str]) -> int:
+    """Print what is wrong; nothing else is reported."""
+    print(f"FAILED: {len(found)} checks do not hold on this device; nothing is timed.")
+    for line in found[:SHOWN]:
+        print(f"  {line}")
+    if len(found) > SHOWN:
+        print(f"  and {len(found) - SHOWN} more")
+    return FAILED
+
+
+def described(options: Options, device: torch.device) -> dict[str, str]:
+    """Return what every row is about, by column."""
+    import torch
+
+    try:
+        triton = version("triton")
+    except PackageNotFoundError:
+        triton = "none"
+    try:
+        certkv = version("certkv")
+    except PackageNotFoundError:
+        certkv = "unknown"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    sizes = (options.q_heads, options.kv_heads, options.head_dim, options.block)
+    values = (options.commit, certkv, name, torch.__version__, triton, *map(str, sizes), options.dtype)
+    return dict(zip(SETTING, values, strict=True))
+
+
+def columns() -> tuple[str, ...]:
+    """Return the columns of the CSV."""
+    from certkv.cli.bench.rows import Row
+
+    return (*SETTING, *(field.name for field in fields(Row)), "speedup")
+
+
+def table(timed: list[Row]) -> list[str]:
+    """Return lines: one per row."""
+    lines = [
+        "batch   tokens  keys    values    policy  tolerance  scratch   step us  dense us  dense/step  "
+        "floor us  dense floor us  promoted %  rung   host MB  bound/error"
+    ]
+    for r in timed:
+        lines.append(
+            f"{r.batch:5d}  {r.tokens:7d}  {r.keys:6s}  {r.values:8s}  {r.policy:6s}  {r.tolerance:>9s}  "
+            f"{r.scratch:7s}  "
+            f"{r.step_us:8.1f}  {r.dense_us:8.1f}  {r.speedup:10.2f}  {r.floor_us:8.1f}  {r.dense_floor_us:14.1f}  "
+            f"{r.promoted:10.2f}  {r.rung:4d}  {r.host_mb:8.2f}  {r.tightness:11.1f}"
+        )
+    return lines
+
+
+def require_appendable(path: Path) -> None:
+    """Make sure that rows can be appended, before anything is timed.
+
+    Raises
+    ------
+    RefusedError
+        The file cannot be written, or holds other columns.
+    """
+    try:
+        new = not path.exists()
+        with path.open("a", encoding="utf-8"):
+            pass
+        if new:
+            path.unlink()
+            return
+        with path.open(encoding="utf-8", newline="") as file:
+            header = next(csv.reader(file), None)
+    except OSError as error:
+        raise RefusedError(f"--csv {path} cannot be written: {error.strerror}; another place is expected") from error
+    if header is not None and tuple(header) != columns():
+        raise RefusedError(f"--csv {path} holds other columns; give another file")
+
+
+def append(path: Path, setting: dict[str, str], timed: list[Row]) -> None:
+    """Append the rows, and the header to a new file.
+
+    Raises
+    ------
+    RefusedError
+    """
+    try:
+        with path.open("a", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator=os.linesep)
+            if file.tell() == 0:
+                writer.writerow(columns())
+            for row in timed:
+                numbers = [round(x, 3) if isinstance(x, float) else x for x in astuple(row)]
+                writer.writerow([*setting.values(), *numbers, round(row.speedup, 3)])
+    except OSError as error:
+        raise RefusedError(f"--csv {path} cannot be written: {error.strerror}") from error

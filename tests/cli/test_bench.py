@@ -1,0 +1,240 @@
+"""``certkv bench``: nothing is timed on what is wrong, and every row says what it is of. Twins stand in for kernels."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from certkv.cli.bench import gate, rows
+from certkv.cli.bench.command import columns
+from certkv.cli.bench.options import RefusedError, Tolerance, commit, parsed
+from certkv.cli.bench.rows import Row
+from certkv.cli.bench.scene import Scene
+from certkv.cli.bench.timing import HostClock
+from certkv.cli.main import build_parser
+from certkv.fast import Budget, finish
+
+from .support import Run
+
+SMALL = (
+    "--device", "cpu", "--tokens", "40", "--q-heads", "2", "--kv-heads", "1", "--head-dim", "16", "--block", "8",
+    "--values", "int4", "--replays", "1",
+)  # fmt: skip
+
+
+def options(*more: str) -> Any:
+    return parsed(build_parser().parse_args(["bench", *SMALL, *more]))
+
+
+def test_rows_are_printed_and_appended(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "bench.csv"
+    outcome = run("bench", *SMALL, "--csv", out, "--commit", "one")
+    assert outcome.code == 0, outcome.out + outcome.err
+    assert "checked: stored bits" in outcome.out
+    assert "none of these times says anything about the kernels" in outcome.out
+    monkeypatch.setattr(gate, "failures", lambda *arguments: iter(()))  # once is enough here
+    assert run("bench", *SMALL, "--policy", "naive", "--csv", out, "--commit", "two").code == 0
+    with out.open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [row["commit"] for row in found] == ["one"] * 3 + ["two"]
+    settings = [(row["policy"], row["tolerance"]) for row in found]
+    assert settings == [("naive", ""), ("budget", "met"), ("budget", "1%"), ("naive", "")]
+    for row in found:
+        assert (row["tokens"], row["keys"], row["values"], row["head_dim"]) == ("40", "int8", "int4", "16")
+        assert row["torch"] == torch.__version__
+        assert float(row["step_us"]) > 0 < float(row["dense_us"])
+        assert float(row["tightness"]) >= 1
+        assert float(row["floor_us"]) > 0
+    assert [row["rung"] for row in found[:2]] == ["0", "0"]  # a tolerance that is met promotes nothing
+    assert float(found[1]["promoted"]) == 0 < 1 <= float(found[2]["promoted"])
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    """Plant a defect: certificates promise ``factor`` of what they should."""
+    honest = finish.finish_twin
+
+    def lying(*arguments: Any) -> None:
+        honest(*arguments)
+        arguments[-1].certificate.bound.mul_(factor)
+
+    monkeypatch.setattr(finish, "finish_twin", lying)
+
+
+def test_nothing_is_timed_on_a_wrong_step(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(monkeypatch, 1e-3)
+    monkeypatch.setattr(HostClock, "time", lambda *arguments: pytest.fail("timed"))
+    out = tmp_path / "bench.csv"
+    outcome = run("bench", *SMALL, "--csv", out)
+    assert outcome.code == 1
+    assert "nothing is timed" in outcome.out
+    assert "errors exceed their bounds" in outcome.out
+    assert not out.exists()
+
+
+def test_what_is_timed_is_judged_too(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect that small shapes do not show."""
+    broken(monkeypatch, 1e-3)
+    monkeypatch.setattr(gate, "failures", lambda *arguments: iter(()))
+    out = tmp_path / "bench.csv"
+    outcome = run("bench", *SMALL, "--policy", "naive", "--csv", out)
+    assert outcome.code == 1
+    assert "batch 1, 40 tokens, keys int8, values int4" in outcome.out
+    assert "step us" not in outcome.out
+    assert not out.exists()
+
+
+def gate_finds(*more: str) -> list[str]:
+    torch.manual_seed(0)
+    return list(gate.failures(options(*more), torch.device("cpu"), HostClock(1)))
+
+
+def test_a_sound_library_passes_the_gate() -> None:
+    assert gate_finds("--dtype", "bfloat16", "--values", "int8-g64") == []
+
+
+def test_the_gate_sees_a_nan_that_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = finish.finish_twin
+
+    def blind(q: torch.Tensor, *arguments: Any) -> None:
+        honest(q.nan_to_num(0.0), *arguments)
+
+    monkeypatch.setattr(finish, "finish_twin", blind)
+    assert any("NaN in a query" in line for line in gate_finds())
+
+
+def test_the_gate_must_see_every_rung(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "policies", lambda scene: [Budget(0.0)])
+    (found,) = gate_finds()
+    assert "rungs [3] were taken" in found
+
+
+def test_the_gate_sees_a_replay_that_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stale(self: HostClock, run: Any) -> Any:
+        run()
+        return lambda: None  # as a graph that reads another query than the caller's
+
+    monkeypatch.setattr(HostClock, "ready", stale)
+    assert any("a replayed and an eager run differ" in line for line in gate_finds())
+
+
+def test_stored_bits_are_compared_through_the_page_tables() -> None:
+    asked = options()
+    torch.manual_seed(1)
+    one = Scene(asked, "int8", "int4", [40, 17], torch.device("cpu"))
+    torch.manual_seed(1)
+    other = Scene(asked, "int8", "int4", [40, 17], torch.device("cpu"))
+    other.cache.reset(0)  # its pages are taken again in another order
+    other.cache.append(other.k, other.v, lengths=[0, 8])
+    other.cache.reset(1)
+    other.cache.append(other.k, other.v, lengths=[40, 17])
+    assert gate.differences(one.cache, other.cache) == []
+    page = int(other.cache.pages.table[1, 1])
+    other.cache.pool.value_codes[page, 0, 1, 3] ^= 16
+    assert gate.differences(one.cache, other.cache) == ["value_codes of sequence 1"]
+
+
+def test_a_share_of_the_blocks_is_promoted() -> None:
+    asked = options()
+    torch.manual_seed(2)
+    scene = Scene(asked, "int8", "int4", [200], torch.device("cpu"))
+    q = scene.queries("needle")
+    for share in (0.02, 0.2):
+        found = rows.budget(asked, scene, q, Tolerance("", None, share))
+        assert rows.promoted(scene, rows.run_once(scene, q, found)[1]) >= share
+    met = rows.budget(asked, scene, q, Tolerance("met", None, 0.0))
+    assert rows.promoted(scene, rows.run_once(scene, q, met)[1]) == 0.0
+    assert rows.budget(asked, scene, q, Tolerance("0.25", 0.25, 0.0)) == Budget(0.25, "values")
+
+
+def test_scenes_are_judged_against_float64() -> None:
+    torch.manual_seed(3)
+    scene = Scene(options(), "int8", "int4", [40, 9], torch.device("cpu"))
+    q = scene.queries("needle")
+    _, step = rows.run_once(scene, q, Budget(0.05))
+    wrong, ratios = scene.ratios(q, step)
+    assert wrong == 0
+    assert len(ratios) == 4
+    assert min(ratios) >= 1
+    step.output[1, 0, 0] += 100.0
+    assert scene.ratios(q, step)[0] == 1
+    step.output[1, 0, 0] = float("nan")
+    assert scene.ratios(q, step)[0] == 1
+
+
+BAD: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
+    (("--tokens", "8k"), ("--tokens 8k", "whole numbers")),
+    (("--batch", "0"), ("at least 1",)),
+    (("--replays", "0"), ("--replays is 0",)),
+    (("--policy", "fast"), ("unknown policy 'fast'", "naive, budget, paper")),
+    (("--tolerance", "0.1,some"), ("--tolerance some", "met")),
+    (("--tolerance", "-1"), ("--tolerance -1",)),
+    (("--tolerance", "200%"), ("percentages",)),
+    (("--keys", "int3"), ("unknown key format 'int3'", "int8")),
+    (("--values", "int3"), ("unknown value format 'int3'", "int4-g32")),
+    (("--q-heads", "3", "--kv-heads", "2"), ("multiple of the cache's 2 KV heads",)),
+    (("--csv", "/proc/none/o.csv"), ("--csv /proc/none/o.csv cannot be written",)),
+]
+
+
+@pytest.mark.parametrize(("more", "parts"), BAD, ids=[" ".join(more) for more, _ in BAD])
+def test_wrong_options_are_refused(more: tuple[str, ...], parts: tuple[str, ...], run: Run) -> None:
+    outcome = run("bench", *SMALL, *more)
+    assert outcome.code == 2
+    errors = [line for line in outcome.err.splitlines() if not line.startswith("[")]  # progress
+    assert len(errors) == 1
+    for part in parts:
+        assert part in errors[0]
+
+
+def test_rows_of_another_kind_are_not_mixed(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "bench.csv"
+    out.write_text("a,b\n1,2\n")
+    run("bench", *SMALL, "--csv", out).refused("holds other columns")
+    assert out.read_text() == "a,b\n1,2\n"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_the_error_says_what_to_do(run: Run) -> None:
+    run("bench").refused("certkv bench needs an NVIDIA GPU", "--device cpu")
+
+
+def test_without_torch_the_error_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    run("bench", *SMALL).refused("certkv bench needs torch", "pip install 'certkv[fast]'")
+
+
+def test_it_runs_where_torch_and_numpy_are_all_there_is() -> None:
+    """As on a bare machine with a GPU: no reference, and none of the packages that it needs."""
+    absent = ("certkv.reference", "certkv.proofs", "flint", "mpmath", "ml_dtypes", "safetensors", "rich")
+    script = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({absent!r}))\n"
+        "from certkv.cli.bench.__main__ import main\n"
+        "sys.exit(main())\n"
+    )
+    command = [sys.executable, "-c", script, *SMALL, "--policy", "naive"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "dense us" in done.stdout
+    refused = subprocess.run([*command, "--tokens", "x"], capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
+def test_columns_are_the_rows() -> None:
+    assert columns()[:4] == ("commit", "certkv", "device", "torch")
+    assert columns()[-1] == "speedup"
+    assert len(set(columns())) == len(columns())
+    numbers = [2.0 if name in ("step_us", "dense_us") else 0 for name in Row.__dataclass_fields__]
+    assert Row(*numbers).speedup == 1.0  # type: ignore[arg-type]
+
+
+def test_the_code_is_named() -> None:
+    assert commit()
+    with pytest.raises(RefusedError):
+        parsed(build_parser().parse_args(["bench", "--tolerance", "x"]))
