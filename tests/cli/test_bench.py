@@ -108,6 +108,18 @@ def test_the_gate_sees_a_nan_that_is_let_through(monkeypatch: pytest.MonkeyPatch
     assert any("NaN in a query" in line for line in gate_finds())
 
 
+def test_the_gate_sees_a_tolerance_that_is_not_enforced(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = finish.finish_twin
+
+    def lax(*arguments: Any) -> None:
+        honest(*arguments)
+        certificate = arguments[-1].certificate
+        certificate.tolerance.copy_(0.5 * certificate.bound)
+
+    monkeypatch.setattr(finish, "finish_twin", lax)
+    assert any("a bound exceeds its tolerance" in line for line in gate_finds())
+
+
 def test_the_gate_must_see_every_rung(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "policies", lambda scene: [Budget(0.0)])
     (found,) = gate_finds()
