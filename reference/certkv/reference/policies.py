@@ -108,6 +108,8 @@ class PaperPolicy:
 class Budget:
     """A tolerance that is enforced: ``bound <= tolerance``, or the head comes from the originals.
 
+    Where formats have several levels, refinement planes are read before originals if they suffice and cost less.
+
     Attributes
     ----------
     tolerance : float

@@ -335,6 +335,18 @@ def test_bytes_on_the_device() -> None:
         assert cache.planes.bytes == 3 * 3 * 64 * 128
 
 
+def test_formats_of_one_level_have_no_planes() -> None:
+    """Nothing of a block lies between base and original."""
+    q, k, v = tensors(150, sharpness=2.0)
+    cache = filled(k, v, "int8", "int4-g32", planes="device")
+    assert cache.level_count == 1
+    assert cache.planes.bytes == cache.finer_device_bytes == 0
+    for policy in (Naive(), PaperPolicy(), Budget(0.02), Budget(0.0)):
+        done = decode(q, cache, policy).certificate
+        np.testing.assert_array_equal(done.levels, done.promoted[..., None])
+        assert not done.plane_bytes.any()
+
+
 def test_wrong_places_are_refused() -> None:
     with pytest.raises(SettingError, match="device, host"):
         Cache(kv_heads=1, head_dim=8, planes="disk")  # type: ignore[arg-type]
