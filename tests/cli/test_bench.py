@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from certkv.cli.bench import gate, rows
+from certkv.cli.bench import gate, rows, timing
 from certkv.cli.bench.command import columns
 from certkv.cli.bench.options import RefusedError, Tolerance, commit, parsed
 from certkv.cli.bench.rows import Row
@@ -225,17 +227,65 @@ def test_it_runs_where_torch_and_numpy_are_all_there_is() -> None:
     """As on a bare machine with a GPU: no reference, and none of the packages that it needs."""
     absent = ("certkv.reference", "certkv.proofs", "flint", "mpmath", "ml_dtypes", "safetensors", "rich")
     script = (
-        "import sys\n"
+        "import runpy, sys\n"
         f"sys.modules.update(dict.fromkeys({absent!r}))\n"
-        "from certkv.cli.bench.__main__ import main\n"
-        "sys.exit(main())\n"
+        "runpy.run_module('certkv.cli', run_name='__main__')\n"
     )
-    command = [sys.executable, "-c", script, *SMALL, "--policy", "naive"]
+    command = [sys.executable, "-c", script, "bench", *SMALL, "--policy", "naive"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "dense us" in done.stdout
     refused = subprocess.run([*command, "--tokens", "x"], capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
+def test_the_gpus_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a stand-in for CUDA: warmed up, captured, and timed from after the flush to the end of the replay."""
+    events: list[str] = []
+    ticks = iter(range(100))
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            events.append("record")
+            self.at = next(ticks)
+
+        def elapsed_time(self, end: Event) -> float:
+            return float(end.at - self.at)
+
+    class Graph:
+        def replay(self) -> None:
+            events.append("replay")
+
+    @contextmanager
+    def capturing(graph: Graph) -> Iterator[None]:
+        events.append("capture")
+        yield
+
+    for name, fake in (
+        ("Event", Event),
+        ("CUDAGraph", Graph),
+        ("graph", capturing),
+        ("synchronize", lambda: events.append("wait")),
+    ):
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(timing, "FLUSH_BYTES", 1)
+    clock = timing.GraphClock(torch.device("cpu"), replays=3)
+    clock.flush.fill_(1)
+    ready = clock.ready(lambda: events.append("run"))
+    assert events == ["run", "wait", "capture", "run"]
+    events.clear()
+
+    def before() -> None:
+        assert events[-1] in ("replay", "wait")
+        events.append("before")
+
+    assert clock.time(ready, before) == 1000.0  # milliseconds into microseconds
+    assert events == ["replay"] * 5 + ["before", "record", "replay", "record", "wait"] * 3
+    assert clock.flush.sum() == 0
+    assert isinstance(timing.clock_for(torch.device("cpu"), 1), HostClock)
 
 
 def test_columns_are_the_rows() -> None:
