@@ -33,18 +33,22 @@ from certkv.reference.bounds import (
     kernel_arithmetic,
     key_tv,
     mass,
+    oscar_element,
     outward_fp32,
+    planes,
     quotient,
     score_error,
     sharp,
     spectral,
     tail_tv,
+    token_norm_imbalance,
     value_blocks,
     weighted_sums,
 )
+from certkv.reference.bounds import rotation as rotation_bounds
 from certkv.reference.bounds.quotient import BlockBound
 from certkv.reference.exact import float64
-from certkv.reference.formats import KEY_FORMATS, VALUE_FORMATS
+from certkv.reference.formats import KEY_FORMATS, VALUE_FORMATS, rotation
 from certkv.reference.numbers import BFLOAT16, round_nearest
 from certkv.reference.numbers import error as float64_error
 from certkv.reference.numbers.types import FloatArray
@@ -251,6 +255,24 @@ PLANTED: dict[str, tuple[Callable[[Patch], None], str]] = {
     "cast forgotten": (forgotten_cast, "step.cast_"),
     "norms not rounded up": (times(1 - 2.0**-48, float64_error, "norm_ub"), "norms.upper"),
     "norms not rounded down": (times(1 + 2.0**-48, float64_error, "norm_lb"), "norms.lower"),
+    # sums round by a whole unit in one direction at every level only by chance: what is attained is all there is
+    "rotation in float64 too small": (times(0.46, rotation_bounds, "float64_error_ub"), "rotation.float64"),
+    "rotation in float32 too small": (times(0.21, rotation_bounds, "float32_error_ub"), "rotation.float32"),
+    "rotated elements too small": (times(0.63, rotation, "rotate_error_ub"), "rotation.element"),
+    "steps by distance too large": (
+        times(1.0 / SMALL, token_norm_imbalance, "steps_norm_lb"),
+        "token_norm_imbalance.distance",
+    ),
+    "steps by norms too large": (
+        times(1.0 / SMALL, token_norm_imbalance, "steps_norm_by_norms_lb"),
+        "token_norm_imbalance.norms",
+    ),
+    # the slack is for groups at their farthest from zero with a step rounded down L times, which exclude each other
+    "elements of 2 bits too small": (times(0.99, oscar_element, "element_ub"), "oscar_element.zero_point_2"),
+    "elements of 4 bits too small": (times(0.98, oscar_element, "element_ub"), "oscar_element.zero_point_4"),
+    "elements as published too small": (times(0.99, oscar_element, "published_element_ub"), "oscar_element.published"),
+    "scores from metadata too small": (times(0.97, oscar_element, "score_ub"), "oscar_element.score"),
+    "cells too small": (times(0.998, planes, "cell_ub"), "planes."),
     "key annotations to nearest": (smaller_annotation(key_annotations), "annotations.keys_"),
     "value annotations to nearest": (smaller_annotation(value_annotations), "annotations.values_"),
     "mean norm to nearest": (lower_bound_rounded_to_nearest, "annotations.values_int4_g16_mean"),

@@ -41,7 +41,8 @@ def test_ids() -> None:
     for fact in FACTS:
         assert fact.id.startswith(f"{fact.theorem}.")
         assert fact.statement
-    assert {fact.theorem for fact in FACTS} == {"packing", "affine", "rounding", "operator_norm", "log_codes"}
+    stems = {"packing", "affine", "rounding", "operator_norm", "log_codes", "rotation", "oscar_element", "planes"}
+    assert {fact.theorem for fact in FACTS} == stems
 
 
 @pytest.mark.parametrize("ft", TYPES, ids=lambda ft: ft.name)

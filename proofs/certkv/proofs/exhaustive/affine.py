@@ -13,7 +13,7 @@ from certkv.proofs.exhaustive.sixteen import TYPES, finite, positive
 from certkv.reference.formats.affine import HALF, quantize, reconstruct
 from certkv.reference.numbers import FloatType, round_nearest, round_up
 
-LEVELS = (15, 255)
+LEVELS = (3, 15, 255)
 Rounding = Callable[[Any, FloatType], Array]
 Quantize = Callable[[Any, int, int, FloatType], tuple[Array, Array, Array]]
 BINADE = np.ldexp(np.arange(2**23, 2**24, dtype=np.float64), -23).astype(np.float32)
@@ -113,7 +113,7 @@ FACTS = (
     Exhaustive(
         "affine.step_positive",
         "affine",
-        "every positive 16-bit number, and half the smallest, as half range: 0 < step32 <= step < inf, L = 15 and 255",
+        "every positive 16-bit number, and half the smallest, as half range: 0 < step32 <= step < inf, L = 3, 15, 255",
         step_of_half_range,
         partial(step_of_half_range, round_nearest),
     ),

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from certkv.proofs.exhaustive import affine, conversions, log_codes, norms, operator_norm, packing, products
+from certkv.proofs.exhaustive import (
+    affine,
+    conversions,
+    log_codes,
+    norms,
+    operator_norm,
+    oscar_element,
+    packing,
+    planes,
+    products,
+    rotation,
+)
 from certkv.proofs.exhaustive.model import Exhaustive
 
 FACTS: tuple[Exhaustive, ...] = (
@@ -13,4 +24,7 @@ FACTS: tuple[Exhaustive, ...] = (
     *affine.FACTS,
     *operator_norm.FACTS,
     *log_codes.FACTS,
+    *rotation.FACTS,
+    *oscar_element.FACTS,
+    *planes.FACTS,
 )

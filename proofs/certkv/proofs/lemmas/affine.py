@@ -97,7 +97,7 @@ def _figure(*, room: int = 1) -> Goal:
         Q * (2 * v + v * v) + e <= (L + room) * 2 * v,
         v * 2**24 == 1,
         e * 2**150 == 1,
-        L >= 15,
+        L >= 3,
         L <= 255,
         10000 * Q <= 10000 * L + 21,
         Q >= 0,
@@ -111,7 +111,7 @@ def _in_range(*, figure: int = 21) -> Goal:
         2 * (Y - L) < 1,
         v * 2**24 == 1,
         e * 2**150 == 1,
-        between(15, L, 255),
+        between(3, L, 255),
         between(0, 10000 * Q, 10000 * L + figure),
         at_most(Y - Q, Q * (2 * v + v * v) + e),
     )

@@ -87,7 +87,7 @@ def _positive(kind: str, levels: int, *, up: bool = True) -> Goal:
 def _in_range(kind: str, levels: int, *, covered: bool = True) -> Goal:
     """Any d up to any h, and any stored step that is not below step32: the code needs no clamping."""
     d, h, step = constant("d", FP32), constant("h", FP32), TYPES[kind][0]("step")
-    step32 = _step32(h, levels) if covered else z3.fpMul(RNE, value(1 - 2.0**-4, FP32), _step32(h, levels))
+    step32 = _step32(h, levels) if covered else z3.fpMul(RNE, value(0.75, FP32), _step32(h, levels))
     quotient = z3.fpDiv(RNE, d, _half(step))
     facts = [z3.fpLT(quotient, value(levels + 0.5, FP32)), chain(ZERO, _code(d, step), value(levels, FP32))]
     return floats(z3.And(facts), chain(ZERO, d, h), chain(step32, step), z3.fpLT(ZERO, step), finite(step), finite(h))
@@ -193,7 +193,7 @@ def _for_levels(
     """One lemma per type and number of levels."""
     return [
         Lemma(
-            f"affine.{name}{'4' if levels == 15 else '8'}_{kind}",
+            f"affine.{name}{bits}_{kind}",
             f"{kind}, L = {levels}: {statement}",
             partial(build, kind, levels),
             partial(build, kind, levels, **wrong),
@@ -201,7 +201,7 @@ def _for_levels(
             quick,
         )
         for kind in TYPES
-        for levels in (15, 255)
+        for bits, levels in ((2, 3), (4, 15), (8, 255))
     ]
 
 

@@ -15,6 +15,7 @@ from certkv.proofs.mutants import (
     kernel,
     key_errors,
     merging,
+    metadata_bounds,
     monitors,
     oscar,
     oscar_cache,
@@ -55,6 +56,7 @@ THEMES = (
     encoding,
     oscar,
     oscar_cache,
+    metadata_bounds,
 )
 
 CHECKS: dict[str, Check] = {check.id: check for theme in THEMES for check in theme.CHECKS}

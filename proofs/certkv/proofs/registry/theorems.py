@@ -6,6 +6,7 @@ from certkv.proofs.registry.theorem import Theorem
 
 PAPER = "arXiv 2605.20868"
 OURS = "certkv"
+OSCAR = "arXiv 2605.19660"
 BOUNDS = "reference/certkv/reference/bounds"
 TESTS = "tests/reference"
 
@@ -320,6 +321,75 @@ THEOREMS: tuple[Theorem, ...] = (
         source=OURS,
         reference="reference/certkv/reference/annotations/log_codes.py",
         test=f"{TESTS}/annotations/test_log_codes.py",
+    ),
+    Theorem(
+        id="rotation",
+        title="The rotation and its rounding",
+        statement="The normalised Sylvester matrix, in blocks as the head size's binary expansion says, is orthonormal "
+        "and its own inverse; computed by butterflies it is off by so many roundings as it has levels, and two.",
+        formula="H = H^T, H H = I;  ||fl(Hx) - Hx|| <= gamma_{L+2} ||x|| + sqrt(d) l, L = log2 of the largest block",
+        hypotheses=(
+            "IEEE 754, round to nearest, nothing overflows; l is what the last product loses to underflow",
+            "head sizes up to 256; in float64 numbers are 0 or from 2^-900 to 2^1000",
+        ),
+        relied_on_by=(
+            "certkv.reference.formats.rotation.rotate",
+            "certkv.reference.formats.rotation.rotate_error_ub",
+            "certkv.reference.formats.rotated.extra_roundings",
+        ),
+        source=f"{OURS}; the rotation is that of {OSCAR}",
+        reference=f"{BOUNDS}/rotation.py",
+        test=f"{TESTS}/bounds/test_rotation.py",
+    ),
+    Theorem(
+        id="token_norm_imbalance",
+        title="Norms of tokens force steps",
+        statement="In a group that shares a step per channel, two tokens force steps of at least their distance, so of "
+        "at least the difference of their norms, over the number of steps, in any orthonormal basis.",
+        formula="||D|| >= ||k_m - k_n|| / L >= | ||k_m|| - ||k_n|| | / L;  stored: "
+        "L (||D|| + h sqrt(d)) >= (1-u) (1-v)^2 ||k_m - k_n||",
+        hypotheses=(
+            "codes 0 to L reach every number of the group",
+            "stored steps round s >= (1-v)^2 range/L down by at most u s, or h",
+        ),
+        relied_on_by=("certkv.reference.formats.token_norm.token_norm", "certkv.reference.formats.oscar.OscarKeys"),
+        source=f"{OSCAR}; stored steps: {OURS}",
+        reference=f"{BOUNDS}/token_norm_imbalance.py",
+        test=f"{TESTS}/bounds/test_token_norm_imbalance.py",
+    ),
+    Theorem(
+        id="oscar_element",
+        title="Two and four bits from metadata",
+        statement="A number coded with an integer zero point is within little more than half a step, and what the "
+        "offset's rounding adds; scores and norms of tokens follow from element bounds.",
+        formula="|x - (Z + D code)| <= [D (1/2 + slack_L + L u) + u |Z|] (1 + 4u) + (L+2) h;  "
+        "|n <q~, x - x_hat>| <= n sum_c |q~_c| e_c;  ||x - x_hat|| <= sqrt(g) ||(e_1, e_2, ...)||",
+        hypotheses=(
+            "codes come from the stored step and offset; 2 or 4 bits (slack 2^-10, 2^-9)",
+            "float16 or bfloat16, binary32 arithmetic in the written order",
+        ),
+        relied_on_by=("certkv.reference.formats.zero_point.quantize_zero_point",),
+        source=f"{OURS}; corrects the half step of {OSCAR}",
+        reference=f"{BOUNDS}/oscar_element.py",
+        test=f"{TESTS}/bounds/test_oscar_element.py",
+    ),
+    Theorem(
+        id="planes",
+        title="Levels of precision",
+        statement="Planes cut from an integer give it back, each level is the middle of its cell and cells lie within "
+        "cells; a level's notes bound what that level means, and no other.",
+        formula="join(divide(C)) = C;  code_l = C_l 2^-F + (2^-F - 2^-G)/2;  "
+        "|x - (minimum + step code_l)| <= step (2^-F/2 + 2 (L+1) 2^-24)",
+        hypotheses=("planes of 1, 2, 4 or 8 bits, at most 32 in all",),
+        relied_on_by=(
+            "certkv.reference.formats.planes.divide",
+            "certkv.reference.formats.planes.join",
+            "certkv.reference.formats.planes.real_codes",
+            "certkv.reference.annotations.levels",
+        ),
+        source=OURS,
+        reference=f"{BOUNDS}/planes.py",
+        test=f"{TESTS}/bounds/test_planes.py",
     ),
     Theorem(
         id="annotations",

@@ -11,6 +11,7 @@ from certkv.proofs.adversary.attacks import (
     kernels,
     numbers,
     outward,
+    rotated,
     rounding,
     scores,
     sharp,
@@ -26,7 +27,7 @@ from certkv.proofs.adversary.attacks import (
 def all_attacks() -> tuple[Attack, ...]:
     """Every attack, in the order of the theorems."""
     bounds = (variation, values, scores, heads, sharp, spectral, states, outward)
-    files = (*bounds, kernels, rounding, numbers, annotated, steps)
+    files = (*bounds, kernels, rounding, numbers, rotated, annotated, steps)
     return tuple(attack for file in files for attack in file.attacks())
 
 

@@ -1,0 +1,36 @@
+"""How far a number is from what its code means at a level, from stored metadata alone.
+
+Statement. With D the stored step, L the largest base code and F the refinement bits that were read,
+
+    |x - (minimum + D code_l)| <= D (2^-F / 2 + 2 (L + 1) 2^-24):
+
+half a cell, and what binary32 loses of the place in it. No certificate rests on this: every level's residuals are
+measured against its own meaning. It says that a level more is worth a factor 2^b until the rounding is reached.
+Derivation: docs/derivations/planes.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from certkv.reference.numbers import outward
+from certkv.reference.numbers.types import FloatArray
+
+
+def cell_ub(step: FloatArray, finer_bits: int, levels: int) -> FloatArray:
+    """Return the bound.
+
+    Parameters
+    ----------
+    step : float64, any shape
+        Stored steps of the base plane.
+    finer_bits : int
+        F, at most 32.
+    levels : int
+        Largest base code.
+
+    Returns
+    -------
+    float64, shape of step
+    """
+    return np.asarray(step * (2.0**-finer_bits / 2.0 + 2.0 * (levels + 1) * 2.0**-24) * outward(2))
