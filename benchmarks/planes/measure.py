@@ -71,7 +71,7 @@ class Source:
 
 def sources(small: bool) -> Iterator[Source]:
     """Yield what is measured; with ``small`` a little of it."""
-    for tokens, count in ((512, 2),) if small else ((4_096, 8), (32_768, 4)):
+    for tokens, count in ((512, 2),) if small else ((4_096, 8), (16_384, 2)):
         for kind in KINDS[: 1 if small else None]:
             head = synthetic(kind, tokens, 0, count)
             yield Source("synthetic", kind, head.k, head.v, [(head.q, None)], 1.0 / math.sqrt(head.k.shape[2]))

@@ -304,6 +304,28 @@ def test_the_price_of_a_level_is_what_is_still_to_be_read() -> None:
         assert values == [[four, four, original]] * 3, "one plane only: the second level is priced like the first"
 
 
+def test_coarse_keys_rise_one_level_at_a_time() -> None:
+    """Where score errors are above 2 and rounds are left; never where the next level is as unknown as this one."""
+    q, k, v = tensors(80, sharpness=8.0)
+    group = groups(filled(k, v, "oscar+2+4", "dense"), q)[0]
+    rows, blocks = np.arange(len(group.q)), group.view.blocks
+    levels = Levels.coded(len(rows), blocks)
+    assert (group.delta_ub > choice.FAR).all()
+    assert (group.finer_errors[0][0] > choice.FAR).any()
+    wanted = Levels.coded(len(rows), blocks)
+    wanted.keys[:, 0], wanted.values[:, 1] = True, True
+    wanted.key_planes[:, 1:3] = (1, 2)
+    slow = choice.one_at_a_time(group, levels, rows, wanted)
+    assert not slow.keys.any()
+    assert slow.key_planes.tolist() == [[1, 1, 1, 0, 0]] * len(rows)
+    np.testing.assert_array_equal(slow.values, wanted.values)
+    group.finer_errors[0][0][:, 0] = np.inf
+    group.delta_ub[:, 2] = choice.FAR
+    slow = choice.one_at_a_time(group, levels, rows, wanted)
+    assert slow.keys.tolist() == wanted.keys.tolist(), "what is unknown is not waited for"
+    assert slow.key_planes.tolist() == [[0, 1, 2, 0, 0]] * len(rows)
+
+
 def test_levels_remember_everything_that_was_read() -> None:
     levels = Levels.coded(2, 3)
     first = Levels.coded(1, 3)

@@ -48,7 +48,7 @@ def run(group: Group, policy: Budget, out_dtype: np.dtype[np.generic]) -> Result
         limit = tolerance(policy, group, seen, done.output)
         if round_ == 0:
             result.paper_bound[:] = paper_claim(group, current, seen)
-        wanted = next_levels(group, current, rows, seen, done, limit)
+        wanted = next_levels(group, current, rows, seen, done, limit, policy.rounds - round_)
         # a round in which nothing is left to promote would only repeat this one
         useful = wanted.beyond(current)
         actions = decide(done.bound.bound, limit, np.where(useful, policy.rounds - round_, 0))
@@ -69,11 +69,17 @@ def run(group: Group, policy: Budget, out_dtype: np.dtype[np.generic]) -> Result
 
 
 def next_levels(
-    group: Group, levels: Levels, rows: IntArray, seen: Attended, done: Certified, limit: FloatArray
+    group: Group,
+    levels: Levels,
+    rows: IntArray,
+    seen: Attended,
+    done: Certified,
+    limit: FloatArray,
+    rounds_left: int,
 ) -> Levels:
     """Pick what to read next: originals, or levels where a format has several."""
     if group.finer.any:
-        return choose_levels(group, levels, rows, seen, done, limit)
+        return choose_levels(group, levels, rows, seen, done, limit, rounds_left)
     return Levels(*choose(levels, seen, done, limit))
 
 
