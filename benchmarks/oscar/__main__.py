@@ -20,7 +20,8 @@ from typing import Any
 
 from benchmarks.oscar.finding import Finding, find
 from benchmarks.oscar.promised import Promise, promises
-from benchmarks.oscar.sources import captures, heads, imbalances
+from benchmarks.oscar.sources import PEAKED, captures, heads, imbalances
+from benchmarks.tightness.heads import KINDS
 from rich.console import Console
 
 from certkv.cli.progress import progress
@@ -32,7 +33,7 @@ SWITCHES = ("kivi", "oscar-scaling", "oscar-rotation", "oscar", "oscar-head", "o
 """Neither, one of the two, both; per head; with an integer zero point."""
 
 VALUES = ("kivi", "oscar")
-CASES, CASES_SMALL = 40, 7
+CASES, CASES_SMALL = 47, 8
 """Layers of findings, and pairs of promises on each layer, for progress."""
 
 PAIRS = (("int8", "int4-g32"), ("oscar-4", "oscar-4"), ("oscar+2+4", "oscar+2+4"), ("oscar", "oscar"), ("kivi", "kivi"))
@@ -54,13 +55,15 @@ def findings(small: bool) -> Iterator[tuple[str, list[Finding]]]:
     for source in captures(small):
         of_keys = [find(source, source.name, keys, "dense") for keys in SWITCHES]
         yield source.name, of_keys + [find(source, source.name, "dense", values) for values in VALUES]
+    for source in heads(KINDS, small):
+        yield source.name, [find(source, source.name, keys, "dense") for keys in SWITCHES]
     for name, source in imbalances(small):
         yield name, [find(source, name, keys, "dense") for keys in SWITCHES]
 
 
 def all_promises(small: bool) -> Iterator[tuple[str, list[Promise]]]:
     """Yield rows layer by layer and pair by pair: every tolerance."""
-    for source in (*captures(small), *heads(small)):
+    for source in (*captures(small), *heads(PEAKED, small)):
         for keys, values in PAIRS[-2:] if small else PAIRS:
             yield f"{source.name}, {keys}", list(promises(source, source.name, keys, values))
 
