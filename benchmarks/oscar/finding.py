@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.oscar.sources import GROUP, Source
 
 from certkv.reference.exact import float64
-from certkv.reference.formats import Format, bytes_per_token, key_format, value_format
+from certkv.reference.formats import Format, OscarKeys, bytes_per_token, key_format, rotation, value_format
 from certkv.reference.numbers.types import AnyArray, BoolArray, FloatArray
 
 BLOCK = 64
@@ -36,6 +36,10 @@ class Finding:
         Distance from the exact output over the mean norm of the values, root mean square over heads.
     output_error_calm : float
         The same with calm queries (`Source.calm`).
+    score_measured, score_metadata : float
+        Bounds of a block's largest score error over the largest there is, geometric means over blocks and queries of
+        the last step: ``||q|| max ||e_t||``, which certificates use, and half a step in every channel, which is less
+        than what steps and norms alone prove; NaN for other formats.
     """
 
     source: str
@@ -54,6 +58,8 @@ class Finding:
     mse_others: float
     output_error: float
     output_error_calm: float
+    score_measured: float
+    score_metadata: float
 
 
 def classes(k: FloatArray) -> dict[str, BoolArray]:
@@ -83,6 +89,7 @@ def find(source: Source, name: str, keys: str, values: str) -> Finding:
     square = np.square(decoded[0] - exact) / np.mean(np.square(exact))
     kinds = classes(exact)
     mse = {kind: float(square[which].mean()) if which.any() else float("nan") for kind, which in kinds.items()}
+    measured, metadata = score_bounds(source.q[-1], k, formats[0])
     sizes = (bytes_per_token(fmt, BLOCK, head_dim, kv_heads) for fmt in formats)
     return Finding(
         source=source.kind,
@@ -101,7 +108,29 @@ def find(source: Source, name: str, keys: str, values: str) -> Finding:
         mse_others=mse["others"],
         output_error=output_error(source, decoded, source.q),
         output_error_calm=output_error(source, decoded, source.q / source.q.dtype.type(source.calm)),
+        score_measured=measured,
+        score_metadata=metadata,
     )
+
+
+def score_bounds(q: AnyArray, k: AnyArray, fmt: Format) -> tuple[float, float]:
+    """Bounds of the largest score error of every block over that error: measured, and from half of every step."""
+    if not isinstance(fmt, OscarKeys):
+        return float("nan"), float("nan")
+    size = len(q) // k.shape[1]
+    blocks = np.ascontiguousarray(k.reshape(-1, BLOCK, *k.shape[1:]).transpose(2, 0, 1, 3))  # [kv_heads, blocks, B, d]
+    encoded = fmt.encode(blocks.swapaxes(0, 1))
+    off = (fmt.decode(encoded) - blocks.swapaxes(0, 1)).swapaxes(0, 1)
+    step = encoded.step.astype(np.float64).swapaxes(0, 1)  # [kv_heads, blocks, groups, d]
+    norm = np.ones(off.shape[:-1]) if fmt.scope is None or encoded.norm is None else encoded.norm.swapaxes(0, 1)
+    queries = q.reshape(k.shape[1], size, -1).astype(np.float64)
+    true = np.abs(np.einsum("hgd,hbtd->hgbt", queries, off)).max(axis=-1)
+    longest = np.linalg.norm(off, axis=-1).max(axis=-1)
+    measured = np.linalg.norm(queries, axis=-1)[..., None] * longest[:, None]
+    inside = rotation.rotate(queries) if fmt.rotated else queries
+    halves = np.repeat(np.einsum("hgd,hbkd->hgbk", np.abs(inside), step / 2), fmt.group, axis=-1)[..., :BLOCK]
+    metadata = (halves * norm[:, None]).max(axis=-1)
+    return float(np.exp(np.mean(np.log(measured / true)))), float(np.exp(np.mean(np.log(metadata / true))))
 
 
 def output_error(source: Source, decoded: tuple[FloatArray, FloatArray], queries: AnyArray) -> float:
