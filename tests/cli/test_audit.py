@@ -31,7 +31,8 @@ SUMMARY_KEYS = {
     "heads", "violations", "paper_violations", "by_enclosure", "undecided", "quantized",
     "error", "bound", "relative_bound",
     "tightness", "paper_tightness", "originals_bound", "infinite_bounds", "infinite_claims", "rungs",
-    "within_tolerance", "unmet", "promoted_keys", "promoted_values", "host_share", "coded_bytes", "device_bytes",
+    "within_tolerance", "unmet", "promoted_keys", "promoted_values",
+    "refined_keys", "refined_values", "host_share", "coded_bytes", "device_bytes",
     "dense_bytes",
 }  # fmt: skip
 

@@ -21,7 +21,17 @@ def test_levels_and_bytes_of_planes_are_in_the_json(tmp_path: Path, run: Run) ->
         assert row["levels"][0][1] == 0, "keys have one plane"
     assert any(row["plane_bytes"] > 0 for row in heads["budget"])
     assert all(row["plane_bytes"] == 0 and row["levels"] == [[0] * 3] * 2 for row in heads["naive"])
+    summary = tree["summary"]
+    assert summary["naive"]["refined_keys"] == summary["naive"]["refined_values"] == 0
+    assert summary["budget"]["refined_keys"] == sum(sum(row["levels"][0][:2]) for row in heads["budget"]) / (9 * 8)
+    assert "at levels between: keys, values" in outcome.out
     d = tree["config"]["layers"][0]["head_dim"]
     for row in heads["budget"]:
         # planes lie in host memory, and so are among its bytes
         assert row["host_bytes"] == sum(row["promoted"]) * 16 * d * 2 + row["plane_bytes"]
+
+
+def test_formats_of_one_level_have_no_such_row(tmp_path: Path, run: Run) -> None:
+    outcome = run("audit", save(synthetic(), tmp_path / "capture.safetensors"), "--policy", "budget")
+    assert outcome.code == 0
+    assert "levels between" not in outcome.out

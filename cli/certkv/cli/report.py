@@ -151,7 +151,7 @@ def summary_rows(runs: Sequence[PolicyRun]) -> list[Row]:
         Row("tokens per block", tuple(_used(run, lambda s: str(s.block)) for run in runs)),
         Row("enforced: bound at most", tuple(enforced(run.policy) for run in runs), last=True),
     ]
-    return rows + [Row(label, tuple(cell(s) for s in summaries), last) for label, cell, last in _FIGURES]
+    return rows + [Row(label, tuple(cell(s) for s in summaries), last) for label, cell, last in _figures(summaries)]
 
 
 def summary_table(runs: Sequence[PolicyRun]) -> Table:
@@ -174,6 +174,8 @@ def _tolerance(s: Summary) -> str:
     return "-" if s.within_tolerance is None else f"{s.within_tolerance} of {s.heads}"
 
 
+REFINED = "  at levels between: keys, values"
+
 _FIGURES: tuple[tuple[str, Callable[[Summary], str], bool], ...] = (
     ("head-steps (query x head) judged", lambda s: str(s.heads), False),
     ("VIOLATIONS: error above our bound", lambda s: str(s.violations), False),
@@ -190,11 +192,18 @@ _FIGURES: tuple[tuple[str, Callable[[Summary], str], bool], ...] = (
     ("bound within the tolerance", _tolerance, False),
     ("head-steps by rung 0/1/2/3/4", lambda s: " / ".join(map(str, s.rungs)), False),
     ("blocks promoted: keys, values", lambda s: f"{percent(s.promoted_keys)}, {percent(s.promoted_values)}", False),
+    (REFINED, lambda s: f"{percent(s.refined_keys)}, {percent(s.refined_values)}", False),
     ("originals read, of all seen", lambda s: percent(s.host_share), True),
     ("bytes/token and KV head, 16-bit", lambda s: ratio(s.dense_bytes), False),
     ("  coded (codes, metadata)", lambda s: _bytes(s.coded_bytes, s), False),
     ("  all on the device", lambda s: _bytes(s.device_bytes, s), False),
 )
+
+
+def _figures(summaries: Sequence[Summary]) -> list[tuple[str, Callable[[Summary], str], bool]]:
+    """Leave out what is about levels between where no head used one."""
+    refined = any(s.refined_keys + s.refined_values > 0 for s in summaries)
+    return [figure for figure in _FIGURES if refined or figure[0] != REFINED]
 
 
 def _bytes(x: float, s: Summary) -> str:

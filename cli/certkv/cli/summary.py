@@ -60,6 +60,8 @@ class Summary:
         Head-steps that neither meet the tolerance nor came from the originals (rung 3 or 4): always 0.
     promoted_keys, promoted_values : float
         Share of the coded blocks read as originals.
+    refined_keys, refined_values : float
+        Share of the coded blocks used at a level between base plane and original.
     host_share : float
         Bytes needed from the originals over the bytes of all originals seen.
     coded_bytes, device_bytes, dense_bytes : float
@@ -85,6 +87,8 @@ class Summary:
     unmet: int
     promoted_keys: float
     promoted_values: float
+    refined_keys: float
+    refined_values: float
     host_share: float
     coded_bytes: float
     device_bytes: float
@@ -120,6 +124,8 @@ def summarise(run: PolicyRun) -> Summary:
         unmet=sum(step.rung < 3 and not step.bound <= step.tolerance for step in enforced),
         promoted_keys=sum(step.promoted[0] for step in steps) / blocks if blocks else 0.0,
         promoted_values=sum(step.promoted[1] for step in steps) / blocks if blocks else 0.0,
+        refined_keys=sum(sum(step.levels[0][:-1]) for step in steps) / blocks if blocks else 0.0,
+        refined_values=sum(sum(step.levels[1][:-1]) for step in steps) / blocks if blocks else 0.0,
         host_share=sum(step.host_bytes for step in steps) / sum(step.dense_bytes for step in steps),
         coded_bytes=sum(s.coded_bytes_per_token * s.tokens for s in run.storage) / tokens,
         device_bytes=sum(s.device_bytes for s in run.storage) / tokens,
