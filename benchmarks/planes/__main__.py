@@ -1,6 +1,7 @@
 """Measure, append to the result file, rewrite the tables of the page. Exit code 1 if a certificate is violated.
 
-With --report-only, tables again from the newest run on file; with --small, seconds and no page.
+With --report-only, tables again from the newest run on file; with --small, seconds and no page; with --long, longer
+heads and a longer capture too.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ def commit() -> str:
     return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
 
 
-def measure_all(small: bool) -> list[Row]:
+def measure_all(size: str) -> list[Row]:
     """Run every system on every source."""
     when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     versions = f"certkv {version('certkv')}, NumPy {version('numpy')}, Python {platform.python_version()}"
     origin = (when, commit(), versions)
-    everything = list(sources(small))
+    everything = list(sources(size))
     rows: list[Row] = []
-    with progress(len(everything) * len(SYSTEMS), "caches", quiet=small) as tick:
+    with progress(len(everything) * len(SYSTEMS), "caches", quiet=size == "small") as tick:
         for source in everything:
             for system in SYSTEMS:
                 found = run(source, system)
@@ -56,12 +57,13 @@ def main() -> int:
     """Parse the command line, run, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="one small head, and no page")
+    parser.add_argument("--long", action="store_true", help="longer heads and a longer capture as well; an hour")
     parser.add_argument("--report-only", action="store_true", help="measure nothing")
     parser.add_argument("--out", type=Path, default=RESULTS, help="result file, appended to")
     parser.add_argument("--page", type=Path, default=PAGE, help="page whose tables are rewritten")
     options = parser.parse_args()
     if not options.report_only:
-        append(options.out, measure_all(options.small))
+        append(options.out, measure_all("small" if options.small else "long" if options.long else "usual"))
     rows = last_run(options.out)
     if not options.small:
         rewrite(options.page, rows)

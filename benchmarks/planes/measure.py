@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from benchmarks.tightness.captures import capture
+from benchmarks.tightness.captures import BUNDLED, capture
 from benchmarks.tightness.heads import KINDS, synthetic
 
 from certkv.reference import Budget, Cache, Certificate, decode
@@ -69,13 +69,24 @@ class Source:
     scale: float
 
 
-def sources(small: bool) -> Iterator[Source]:
-    """Yield what is measured; with ``small`` a little of it."""
-    for tokens, count in ((512, 2),) if small else ((4_096, 8), (16_384, 2)):
-        for kind in KINDS[: 1 if small else None]:
+LENGTHS: dict[str, tuple[tuple[int, int], ...]] = {
+    "small": ((512, 2),),
+    "usual": ((4_096, 8),),
+    "long": ((4_096, 8), (32_768, 4)),
+}
+"""Tokens and queries of synthetic heads, by the size of a run."""
+
+CAPTURES = {"small": (), "usual": (BUNDLED,), "long": (BUNDLED, "turtle-8k")}
+"""Captures of the bundled model; it is run for the second."""
+
+
+def sources(size: str) -> Iterator[Source]:
+    """Yield what a run of this size measures."""
+    for tokens, count in LENGTHS[size]:
+        for kind in KINDS[: 1 if size == "small" else None]:
             head = synthetic(kind, tokens, 0, count)
             yield Source("synthetic", kind, head.k, head.v, [(head.q, None)], 1.0 / math.sqrt(head.k.shape[2]))
-    for name in () if small else ("capture", "turtle-8k"):
+    for name in CAPTURES[size]:
         for layer in capture(name):
             queries: list[tuple[AnyArray, int | None]] = [(q, layer.visible(i) - 1) for i, q in enumerate(layer.q)]
             yield Source("capture", name, layer.k, layer.v, queries, layer.scale)
