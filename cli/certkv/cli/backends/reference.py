@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from certkv.cli.backends.base import Formats, Storage, Taken
@@ -85,7 +86,8 @@ def storage(layer: int, cache: Cache, policy: Policy) -> Storage:
     """Read back from a cache what it was, and count its bytes."""
     keys, values = cache.format("keys"), cache.format("values")
     dense = 2 * cache.head_dim * cache.dtype.itemsize
-    coded = bytes_per_token(keys, cache.block, cache.head_dim) + bytes_per_token(values, cache.block, cache.head_dim)
+    # what the heads of a layer hold in common is shared out, so that this may be a fraction
+    coded = sum(bytes_per_token(fmt, cache.block, cache.head_dim, cache.kv_heads) for fmt in (keys, values))
     tail = cache.tokens - cache.blocks * cache.block
     annotations = 0
     if cache.blocks:
@@ -101,6 +103,6 @@ def storage(layer: int, cache: Cache, policy: Policy) -> Storage:
         blocks=cache.blocks,
         tail=tail,
         coded_bytes_per_token=float(coded),
-        device_bytes=int(coded * cache.block * cache.blocks) + annotations + (tail + pinned) * dense,
+        device_bytes=math.ceil(coded * cache.block * cache.blocks) + annotations + (tail + pinned) * dense,
         dense_bytes=cache.tokens * dense,
     )
