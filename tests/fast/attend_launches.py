@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 
 from certkv.fast.coded import Coded
+from certkv.fast.host import Originals
 from certkv.fast.kernels.attend import launch as attend
 from certkv.fast.kernels.exact_head import launch as exact_head
 from certkv.fast.kernels.merge import launch as merge
 from certkv.fast.pool import allocate
 from certkv.fast.resident import Resident
+from certkv.fast.scratch import Scratch
 from certkv.fast.workspace import plan_workspace
 
 FP16, BF16 = torch.float16, torch.bfloat16
@@ -43,9 +45,12 @@ def launches() -> None:
         out = plan_workspace(1, group * kv_heads, head_dim, block, blocks, 132)
         q = torch.zeros(1, group * kv_heads, head_dim, dtype=dtype)
         attend(q, coded, resident, 0.1, out)
-        originals = torch.zeros(1, kv_heads, blocks, block, head_dim, dtype=dtype)
+        cpu = torch.device("cpu")
+        originals = Originals(1, kv_heads, blocks, block, head_dim, dtype, "host", cpu)
+        scratch = Scratch.empty(0, 1, kv_heads, blocks, block, head_dim, dtype, cpu)
+        moved = torch.zeros(1, dtype=torch.int64)
         if values == "int8" or group > 4:
-            exact_head(q, coded, resident, originals, originals, 0.1, out)
+            exact_head(q, coded, resident, originals, scratch, moved, 0.1, out)
         if (block, values) == (64, "int8"):
             merge(out, None)
             merge(out, out.flags)

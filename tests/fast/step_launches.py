@@ -23,19 +23,21 @@ def launches() -> None:
         cache = TieredCache(1, 8, head_dim, 4096, dtype, values=values)
         made = plan(cache, heads, Budget(0.05), out_dtype=out_dtype)
         ws, parts, state = made.ws, made.parts, made._state()
-        q = torch.zeros(1, heads, head_dim, dtype=dtype)
+        q, moved = torch.zeros(1, heads, head_dim, dtype=dtype), torch.zeros(1, dtype=torch.int64)
         flags = Flags(parts.missing, parts.dense, cache.refusals.status, cache.refusals.position)
-        finish.launch_begin(ws.levels, parts.choice, flags)
+        finish.launch_begin(ws.levels, parts.choice, flags, moved)
         for before in (None, parts.terms.partial):
             refine.launch(
                 q,
                 0.1,
                 made.coded,
                 cache.originals,
+                cache.scratch,
                 parts.errors.delta,
                 parts.choice,
                 state,
                 parts.missing,
+                moved,
                 made._check(),
                 parts.corrections,
                 before,

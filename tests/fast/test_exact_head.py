@@ -36,15 +36,18 @@ SCENES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def moved(s: Scene) -> torch.Tensor:
+    """Counters of bytes, at 0."""
+    return torch.zeros(s.cache.batch, dtype=torch.int64)
+
+
 def with_twin(s: Scene, out: Workspace) -> None:
-    originals = s.cache.originals
-    exact_head_twin(s.q, s.coded, s.cache.resident, originals.keys, originals.values, s.scale, out)
+    exact_head_twin(s.q, s.coded, s.cache.resident, s.cache.originals, s.cache.scratch, moved(s), s.scale, out)
     merge_twin(out, out.flags)
 
 
 def with_kernel(s: Scene, out: Workspace) -> None:
-    originals = s.cache.originals
-    launch(s.q, s.coded, s.cache.resident, originals.keys, originals.values, s.scale, out)
+    launch(s.q, s.coded, s.cache.resident, s.cache.originals, s.cache.scratch, moved(s), s.scale, out)
     launch_merge(out, out.flags)
 
 
@@ -118,7 +121,6 @@ def test_dispatch_on_a_cpu_is_the_twin() -> None:
     mine, twin = s.workspace(), s.workspace()
     for out in (mine, twin):
         out.flags[:] = 1
-    originals = s.cache.originals
-    exact_head(s.q, s.coded, s.cache.resident, originals.keys, originals.values, s.scale, mine)
+    exact_head(s.q, s.coded, s.cache.resident, s.cache.originals, s.cache.scratch, moved(s), s.scale, mine)
     with_twin(s, twin)
     assert torch.equal(mine.output, twin.output)

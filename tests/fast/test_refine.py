@@ -56,6 +56,7 @@ class Case:
         self.choice = Choice.empty(2, heads, KV_HEADS, cache.max_blocks)
         self.delta = torch.full((2, heads, cache.max_blocks), 0.5)
         self.missing = torch.zeros(2, dtype=torch.uint8)
+        self.moved = torch.zeros(2, dtype=torch.int64)
         self.made, self.dense, self.guard = made, torch.zeros(2, dtype=torch.uint8), 0.0
         self.size = torch.full((2, heads, cache.max_blocks), 64.0)
 
@@ -86,8 +87,9 @@ class Case:
         self.run(launch, Corrections.empty(*self.q.shape), before)
 
     def run(self, how: Any, work: Corrections | None, before: torch.Tensor | None) -> None:
-        originals, state, check = self.cache.originals, self.state, self.check
-        how(self.q, SCALE, self.coded, originals, self.delta, self.choice, state, self.missing, check, work, before)
+        tier, flags = (self.cache.originals, self.cache.scratch), (self.missing, self.moved)
+        state, check = self.state, self.check
+        how(self.q, SCALE, self.coded, *tier, self.delta, self.choice, state, *flags, check, work, before)
 
 
 def anew(case: Case, s: int, h: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -20,6 +20,7 @@ from certkv.fast.memory import MemoryTable, Row, measured_peak
 from certkv.fast.pages import PageTable
 from certkv.fast.pool import allocate
 from certkv.fast.resident import Resident
+from certkv.fast.scratch import Scratch, slots_for
 
 _ENCODED_AT_ONCE = 1 << 22
 """Elements that a twin encodes at once: it computes in float64, some ten numbers per element."""
@@ -46,7 +47,7 @@ class TieredCache(OneTokenAppends):
     originals : {"host", "device"}
         Where the originals of full blocks are kept.
     scratch_bytes : int
-        Size of the device pool of recently fetched originals; only 0 so far.
+        Most bytes of the device pool of recently fetched originals; 0 for none.
     device : torch.device or str
     pages : int or None
         Pages in the pool, shared by the sequences; None for as many as all of them can fill.
@@ -67,6 +68,8 @@ class TieredCache(OneTokenAppends):
         Originals that stay on the device: first block and tail, with the largest norm of their values.
     originals : Originals
         Originals of full blocks, and which are there.
+    scratch : Scratch
+        Which of them are on the device as well.
     checksums : Checksums
         Of all of it, taken when it is written.
 
@@ -96,8 +99,9 @@ class TieredCache(OneTokenAppends):
         given = {"batch": batch, "kv_heads": kv_heads, "head_dim": head_dim, "capacity": capacity, "block": block}
         given |= {} if pages is None else {"pages": pages}
         sizes = {name: reasons.catch(size, name, number) for name, number in given.items()}
-        if reasons.catch(size, "scratch_bytes", scratch_bytes, 0):
-            reasons.add(SettingError(f"scratch_bytes is {scratch_bytes}; there is no scratch yet, give 0"))
+        wanted = reasons.catch(size, "scratch_bytes", scratch_bytes, 0)
+        block_bytes = 2 * (sizes["block"] or 0) * (sizes["head_dim"] or 0)
+        slots = reasons.catch(slots_for, wanted or 0, block_bytes, originals) or 0
         for what, name, known in (("key", keys, KEY_FORMATS), ("value", values, VALUE_FORMATS)):
             if name not in known:
                 reasons.add(SettingError(f"unknown {what} format {name!r}; choose one of {', '.join(known)}"))
@@ -123,6 +127,10 @@ class TieredCache(OneTokenAppends):
         self.resident = Resident.empty(self.batch, self.kv_heads, self.block, self.head_dim, dtype, where)
         self.originals = Originals(
             self.batch, self.kv_heads, self.max_blocks, self.block, self.head_dim, dtype, originals, where
+        )
+        slots = min(slots, 2 * self.batch * self.kv_heads * self.max_blocks)
+        self.scratch = Scratch.empty(
+            slots, self.batch, self.kv_heads, self.max_blocks, self.block, self.head_dim, dtype, where
         )
         self._begin_appends()
         self.checksums = Checksums.empty(self.batch, self.kv_heads, self.max_blocks, count, where)
@@ -212,6 +220,7 @@ class TieredCache(OneTokenAppends):
         pages = self.pages.release(s)
         self.pool.poison(pages)
         self.originals.erase(s, 0, used)
+        self.scratch.clear(s)
         self.anchor[s].zero_()
         self.resident.clear(s)
         self.refusals.forget(s)
@@ -265,6 +274,7 @@ class TieredCache(OneTokenAppends):
             Row("first blocks and tails", "device", self.resident.nbytes),
             Row("tables, lengths, anchors", "device", sum(table.nbytes for table in tables)),
             *work,
+            Row("scratch", "device", self.scratch.nbytes),
             Row("originals", self.originals.place, self.originals.nbytes),
         )
         dense = 4 * self.batch * self.capacity * self.kv_heads * self.head_dim

@@ -10,8 +10,10 @@ import torch
 from certkv.fast.arithmetic import signed_constant
 from certkv.fast.attend import softmax_tiles, store_split
 from certkv.fast.coded import Coded, grouped
+from certkv.fast.host import Originals
 from certkv.fast.merge import merge
 from certkv.fast.resident import TAIL, Resident
+from certkv.fast.scratch import Scratch
 from certkv.fast.workspace import Workspace
 
 
@@ -19,8 +21,9 @@ def exact_head(
     q: torch.Tensor,
     coded: Coded,
     resident: Resident,
-    keys: torch.Tensor,
-    values: torch.Tensor,
+    originals: Originals,
+    scratch: Scratch,
+    moved: torch.Tensor,
     scale: float,
     out: Workspace,
 ) -> None:
@@ -33,8 +36,12 @@ def exact_head(
         For lengths and shapes; codes are not read.
     resident : Resident
         For the tail.
-    keys, values : T [batch, H, max_blocks, B, d], contiguous
-        Originals of full blocks: on q's device, or pinned in host memory.
+    originals : Originals
+        Of full blocks: on q's device, or pinned in host memory.
+    scratch : Scratch
+        Read where it holds a block; everything else streams past it, since a head reads everything once.
+    moved : int64 [batch]
+        Bytes moved from the host for each sequence are added.
     scale : float
     out : Workspace
         ``part_*`` and the merged state of flagged heads are written; weights and all of other heads stay.
@@ -42,9 +49,9 @@ def exact_head(
     if q.is_cuda:
         from certkv.fast.kernels.exact_head import launch
 
-        launch(q, coded, resident, keys, values, scale, out)
+        launch(q, coded, resident, originals, scratch, moved, scale, out)
     else:
-        exact_head_twin(q, coded, resident, keys, values, scale, out)
+        exact_head_twin(q, coded, resident, originals, scratch, moved, scale, out)
     merge(out, out.flags)
 
 
@@ -52,8 +59,9 @@ def exact_head_twin(
     q: torch.Tensor,
     coded: Coded,
     resident: Resident,
-    keys: torch.Tensor,
-    values: torch.Tensor,
+    originals: Originals,
+    scratch: Scratch,
+    moved: torch.Tensor,
     scale: float,
     out: Workspace,
 ) -> None:
@@ -68,13 +76,25 @@ def exact_head_twin(
         if not flagged.any():
             continue
         blocks = tokens // block
+        away = 2 * blocks - (scratch.table[s, :, :blocks] >= 0).sum((1, 2)) if scratch.slots else 2 * blocks
+        moved[s] += (flagged.any(-1) * away).sum() * originals.host_block_bytes
         for split in range(out.splits + 1):
             first, last = (blocks * i // out.splits for i in (split, split + 1))
+            at = torch.arange(first, last, device=q.device)
             sides = (
-                (x[s, :, first:last] for x in (keys, values))
+                (_blocks(x, scratch, s, at, side) for side, x in enumerate((originals.keys, originals.values)))
                 if split < out.splits
                 else (x[s, :, TAIL, None, : tokens % block] for x in (resident.keys, resident.values))
             )
             k, v = (x.to(torch.float32) for x in sides)
             _, m, state = softmax_tiles(query[s], k, v, constant)
             store_split(parts, s, split, m, state, flagged)
+
+
+def _blocks(store: torch.Tensor, scratch: Scratch, sequence: int, blocks: torch.Tensor, side: int) -> torch.Tensor:
+    """Originals of some blocks of all KV heads of a sequence, T [H, n, B, d]."""
+    h, block = (
+        x.flatten() for x in torch.meshgrid(torch.arange(store.shape[1], device=blocks.device), blocks, indexing="ij")
+    )
+    found = scratch.read(store, torch.full_like(h, sequence), h, block, side)
+    return found.view(store.shape[1], len(blocks), *store.shape[3:])

@@ -61,12 +61,13 @@ class Flags(NamedTuple):
     refused_at: torch.Tensor
 
 
-def begin_twin(levels: torch.Tensor, choice: Choice, flags: Flags) -> None:
-    """Forget the last run: nothing is promoted, every head is open, nothing is missing."""
+def begin_twin(levels: torch.Tensor, choice: Choice, flags: Flags, moved: torch.Tensor) -> None:
+    """Forget the last run: nothing is promoted, every head is open, nothing is missing or moved (int64 [batch])."""
     levels.zero_()
     choice.action.fill_(REFINE)
     flags.missing.zero_()
     flags.dense.zero_()
+    moved.zero_()
 
 
 def finish_twin(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from certkv.fast import attend, certify, choose, exact_head, exact_terms, finish, merge, refine, resident_terms
+from certkv.fast import attend, certify, choose, exact_head, exact_terms, finish, merge, refine, resident_terms, scratch
 from certkv.fast import score_error as errors
 
 
@@ -21,6 +21,7 @@ class Passes(NamedTuple):
     certify: Callable[..., None]
     resident_terms: Callable[..., None]
     choose: Callable[..., None]
+    fetch: Callable[..., None]
     refine: Callable[..., None]
     keep_largest: Callable[..., None]
     exact_head: Callable[..., None]
@@ -38,6 +39,7 @@ def twins() -> Passes:
         certify=certify.certify,
         resident_terms=resident_terms.resident_terms,
         choose=choose.choose,
+        fetch=scratch.fetch_twin,
         refine=refine.refine_twin,
         keep_largest=refine.keep_largest_twin,
         exact_head=exact_head.exact_head_twin,
@@ -48,7 +50,7 @@ def twins() -> Passes:
 
 def kernels() -> Passes:
     """Return what runs on a GPU, and in Triton's interpreter."""
-    from certkv.fast.kernels import attend, certify, choose, exact_head, exact_terms, finish, merge, refine
+    from certkv.fast.kernels import attend, certify, choose, exact_head, exact_terms, finish, merge, refine, scratch
     from certkv.fast.kernels import resident_terms as resident
     from certkv.fast.kernels import score_error as errors
 
@@ -60,6 +62,7 @@ def kernels() -> Passes:
         certify=certify.certify,
         resident_terms=resident.resident_terms,
         choose=choose.choose,
+        fetch=scratch.launch,
         refine=refine.launch,
         keep_largest=refine.launch_keep_largest,
         exact_head=exact_head.launch,

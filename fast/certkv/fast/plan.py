@@ -169,7 +169,7 @@ class Plan(Handled):
         flags = Flags(parts.missing, parts.dense, cache.refusals.status, cache.refusals.position)
         if self.verifier is not None:
             self.verifier.before(cache, ws)
-        use.begin(ws.levels, parts.choice, flags)
+        use.begin(ws.levels, parts.choice, flags, out.moved_bytes)
         use.score_error(q, self.coded, self.scale, self.rounding.first.floor, parts.errors, self.rounding.lost)
         use.attend(q, self.coded, cache.resident, self.scale, ws)
         use.merge(ws, None)
@@ -188,15 +188,18 @@ class Plan(Handled):
                     parts.selection,
                 )
             if done:
+                use.fetch(parts.choice, ws.levels, cache.originals, cache.scratch, out.moved_bytes, done == 1)
                 use.refine(
                     q,
                     self.scale,
                     self.coded,
                     cache.originals,
+                    cache.scratch,
                     parts.errors.delta,
                     parts.choice,
                     self._state(),
                     parts.missing,
+                    out.moved_bytes,
                     self._check(),
                     parts.corrections,
                     parts.terms.partial if done == 1 else None,
@@ -220,7 +223,7 @@ class Plan(Handled):
             delta, levels = parts.errors.delta, ws.levels
             paper.monitors(policy, self.coded, parts.selection, parts.terms.mass, ws.l, delta, levels, parts.choice)
         if not isinstance(policy, Naive):
-            self._exact(q)
+            self._exact(q, out.moved_bytes)
         use.finish(
             q,
             self.coded,
@@ -300,12 +303,12 @@ class Plan(Handled):
         if done:
             use.keep_largest(parts.terms.partial, self._state(), parts.choice.action)
 
-    def _exact(self, q: torch.Tensor) -> None:
+    def _exact(self, q: torch.Tensor, moved: torch.Tensor) -> None:
         """Rung 3, of the heads that need it."""
         ws, parts, use = self.ws, self.parts, self.passes
         torch.eq(parts.choice.action, EXACT_HEAD, out=ws.flags.view(torch.bool))
         originals, resident = self.cache.originals, self.cache.resident
-        use.exact_head(q, self.coded, resident, originals.keys, originals.values, self.scale, ws)
+        use.exact_head(q, self.coded, resident, originals, self.cache.scratch, moved, self.scale, ws)
         use.merge(ws, ws.flags)
         use.exact_terms(
             q,

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -40,6 +40,9 @@ from certkv.fast.coded import Coded, grouped
 from certkv.fast.formats import VALUE_FORMATS, Encoded
 from certkv.fast.formats.channel import INT8
 from certkv.fast.host import Originals
+
+if TYPE_CHECKING:
+    from certkv.fast.scratch import Scratch
 
 KEPT = 0.25
 """Share of the first denominator that must be left."""
@@ -181,10 +184,12 @@ def refine_twin(
     scale: float,
     coded: Coded,
     originals: Originals,
+    scratch: Scratch,
     delta: torch.Tensor,
     choice: Choice,
     state: State,
     missing: torch.Tensor,
+    moved: torch.Tensor,
     check: Check,
     work: Corrections | None,
     before: torch.Tensor | None,
@@ -197,6 +202,8 @@ def refine_twin(
     scale : float
     coded : Coded
     originals : Originals
+    scratch : Scratch
+        Read where it holds what is needed; that an original is missing does not depend on it.
     delta : float32 [batch, Hq, max_blocks]
         Score errors of coded keys (`score_error`).
     choice : Choice
@@ -205,6 +212,8 @@ def refine_twin(
         Everything but the references is written.
     missing : uint8 [batch]
         Set to 1 for a sequence whose originals are not there.
+    moved : int64 [batch]
+        Bytes moved from the host for each sequence are added.
     check : Check
         What is scored exactly: chosen keys, and blocks with bit `CHECKED`.
     work : Corrections or None
@@ -229,9 +238,15 @@ def refine_twin(
         there = originals.present[b, h, block].to(torch.bool)
         missing[b[~there]] = 1
         b, h, block = b[there], h[there], block[there]
-        k, v = (_read(store, b, h, block, q.device) for store in (originals.keys, originals.values))
-        coded_v = _coded_values(coded, b, h, block)
         mine, level = chosen[b, h, :, block], levels[b, h, :, block]  # [n, G]
+        k, v = (
+            scratch.read(store, b, h, block, side).to(torch.float64)
+            for side, store in enumerate((originals.keys, originals.values))
+        )
+        for side, wanted in enumerate(needed(mine, level)):
+            away = wanted.any(-1) & (scratch.slot(b, h, block, side) < 0)
+            moved.index_add_(0, b, away * originals.host_block_bytes)
+        coded_v = _coded_values(coded, b, h, block)
         old = weights[b, h, :, block]  # [n, G, B]
         ref = reference[b, h, :, block].to(torch.float64)
         # c as the kernels have it: rounded to binary32
@@ -249,9 +264,9 @@ def refine_twin(
         v_after = torch.where(now, v[:, None], coded_v[:, None])
         p, p_new = old.to(torch.float64), after.to(torch.float64)
         factor = torch.where(mine & (KEYS | VALUES) != 0, torch.exp2(ref - m[b, h].to(torch.float64)), 0.0)
-        moved = ((p_new - p)[..., None] * v_before + p_new[..., None] * (v_after - v_before)).sum(-2)
+        shift = ((p_new - p)[..., None] * v_before + p_new[..., None] * (v_after - v_before)).sum(-2)
         change_l.index_put_((b, h), factor * (p_new - p).sum(-1), accumulate=True)
-        change_o.index_put_((b, h), factor[..., None] * moved, accumulate=True)
+        change_o.index_put_((b, h), factor[..., None] * shift, accumulate=True)
         weights[b, h, :, block] = after
         levels[b, h, :, block] = level | (mine & (KEYS | VALUES))
     settle(change_l.flatten(1, 2), change_o.flatten(1, 2), delta, choice, state)
@@ -286,6 +301,15 @@ def keep_largest_twin(partial: torch.Tensor, state: State, action: torch.Tensor)
     last.copy_(torch.where(action == REFINE, torch.maximum(last, state.largest), last))
 
 
+def needed(chosen: torch.Tensor, levels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whether a head reads original keys of a block, and original values, bool of the shape of both.
+
+    Values are also read where they are original already and the weights change.
+    """
+    values = ((chosen & VALUES != 0) & (levels & VALUES == 0)) | ((chosen & KEYS != 0) & (levels & VALUES != 0))
+    return chosen & (KEYS | CHECKED) != 0, values
+
+
 def must_recompute(first: torch.Tensor, l_new: torch.Tensor) -> torch.Tensor:
     """Whether too little of a denominator is left, or it is not a number."""
     return ~((l_new >= KEPT * first) & (l_new < torch.inf))
@@ -294,14 +318,6 @@ def must_recompute(first: torch.Tensor, l_new: torch.Tensor) -> torch.Tensor:
 def bits_per_score(scale: float) -> float:
     """Return ``scale log2 e``, formed in float64 and rounded to binary32, as attend has it."""
     return float(torch.tensor(scale * 1.4426950408889634, dtype=torch.float64).to(torch.float32))
-
-
-def _read(
-    store: torch.Tensor, b: torch.Tensor, h: torch.Tensor, block: torch.Tensor, device: torch.device
-) -> torch.Tensor:
-    """Originals of items, float64 [n, B, d]."""
-    index = (x.to(store.device) for x in (b, h, block))
-    return store[tuple(index)].to(device).to(torch.float64)
 
 
 def _coded_keys(coded: Coded, b: torch.Tensor, h: torch.Tensor, block: torch.Tensor) -> torch.Tensor:

@@ -2,9 +2,10 @@
 
     x_t = c q . k_t      m' = max(m, max_t x_t - 14)      P_t = fp16(2^(x_t - m'))      o = o 2^(m - m') + sum_t P_t V_t
 
-Blocks are read where the originals are, in device memory or through the pointer of pinned host memory; the tail is read
-from its resident slot. A program whose query heads are all unflagged leaves at once; the heads of a group that are not
-flagged are computed along and not stored. The twin is `certkv.fast.exact_head.exact_head_twin`.
+Blocks are read from scratch where they are resident, else where the originals are, in device memory or through the
+pointer of pinned host memory; the tail is read from its resident slot. A program whose query heads are all unflagged
+leaves at once; the heads of a group that are not flagged are computed along and not stored. It is one kernel with
+scratch and without, so that both give the same bits. The twin is `certkv.fast.exact_head.exact_head_twin`.
 """
 # ruff: noqa: E741 (l is the softmax state's name)
 # mypy: disable-error-code="assignment"
@@ -17,19 +18,26 @@ import triton.language as tl
 
 from certkv.fast.arithmetic import signed_constant
 from certkv.fast.coded import Coded
+from certkv.fast.host import Originals
 from certkv.fast.kernels.pass_state import exact_block, load_query, store_state
 from certkv.fast.kernels.shape import Shape, bits
 from certkv.fast.resident import Resident
+from certkv.fast.scratch import Scratch
 from certkv.fast.workspace import BIAS, Workspace
 
 
-@triton.jit(do_not_specialize=["splits", "max_blocks"])
+@triton.jit(do_not_specialize=["slots", "splits", "max_blocks"])
 def exact_head_kernel(
     q,
     sign,
     c2,
     keys,
     values,
+    pool,
+    table,
+    slots,
+    moved,
+    block_bytes,
     lengths,
     resident_keys,
     resident_values,
@@ -91,11 +99,18 @@ def exact_head_kernel(
         blocks = (tokens // B).to(tl.int64)
         first = (split * blocks // splits).to(tl.int32)
         last = ((split + 1) * blocks // splits).to(tl.int32)
+        fetched = tl.full((), 0, tl.int32)
         for block in range(first, last):
-            start = (row * max_blocks + block) * (B * D)
+            which = row * max_blocks + block
+            key_slot = tl.load(table + which * 2, mask=slots > 0, other=-1).to(tl.int64)
+            value_slot = tl.load(table + which * 2 + 1, mask=slots > 0, other=-1).to(tl.int64)
+            key_at = tl.where(key_slot >= 0, pool + key_slot * (B * D), keys + which * (B * D))
+            value_at = tl.where(value_slot >= 0, pool + value_slot * (B * D), values + which * (B * D))
+            fetched += tl.where(key_slot < 0, 1, 0) + tl.where(value_slot < 0, 1, 0)
             _, m, l, o = exact_block(
-                keys, values, start, B, query, c, m, l, o, G, GP, D, VC, B, RP, BFLOAT, BIAS, INTERPRET
+                key_at, value_at, 0, B, query, c, m, l, o, G, GP, D, VC, B, RP, BFLOAT, BIAS, INTERPRET
             )
+        tl.atomic_add(moved + row // H, fetched.to(tl.int64) * block_bytes, mask=fetched > 0, sem="relaxed")
     live = (g < G) & (flagged != 0)
     store_state(part_m, part_l, part_o, row, split, splits + 1, live, m, l, o, G, GP, D, VC)
 
@@ -104,19 +119,25 @@ def launch(
     q: torch.Tensor,
     coded: Coded,
     resident: Resident,
-    keys: torch.Tensor,
-    values: torch.Tensor,
+    originals: Originals,
+    scratch: Scratch,
+    moved: torch.Tensor,
     scale: float,
     out: Workspace,
 ) -> None:
     """Launch the kernel; see `certkv.fast.exact_head.exact_head`."""
     shape = Shape.of(q, coded)
-    bfloat16 = keys.dtype == torch.bfloat16
+    bfloat16 = originals.keys.dtype == torch.bfloat16
     exact_head_kernel[(q.shape[0] * shape.kv_heads, out.splits + 1)](
         bits(q),
         *signed_constant(scale),
-        bits(keys),
-        bits(values),
+        bits(originals.keys),
+        bits(originals.values),
+        bits(scratch.pool),
+        scratch.table,
+        scratch.slots,
+        moved,
+        originals.host_block_bytes,
         coded.lengths,
         bits(resident.keys),
         bits(resident.values),
@@ -125,7 +146,7 @@ def launch(
         out.part_l,
         out.part_o,
         out.splits,
-        keys.shape[2],
+        originals.keys.shape[2],
         **shape.constants(),
         H=shape.kv_heads,
         BFLOAT=bfloat16,

@@ -31,7 +31,7 @@ NONE = tl.constexpr(NOWHERE)
 
 
 @triton.jit
-def begin_kernel(levels, action, missing, dense, max_blocks, HEADS: tl.constexpr, N: tl.constexpr):
+def begin_kernel(levels, action, missing, dense, moved, max_blocks, HEADS: tl.constexpr, N: tl.constexpr):
     """Forget the last run, for head ``program_id(0)`` of all sequences' heads."""
     row = tl.program_id(0).to(tl.int64)
     for start in range(0, max_blocks, N):
@@ -41,6 +41,7 @@ def begin_kernel(levels, action, missing, dense, max_blocks, HEADS: tl.constexpr
     if row % HEADS == 0:
         tl.store(missing + row // HEADS, 0)
         tl.store(dense + row // HEADS, 0)
+        tl.store(moved + row // HEADS, 0)
 
 
 @triton.jit
@@ -159,11 +160,11 @@ def finish_kernel(
         tl.store(output_out + row * D + channel, c, mask=live)
 
 
-def launch_begin(levels: torch.Tensor, choice: Choice, flags: Flags) -> None:
+def launch_begin(levels: torch.Tensor, choice: Choice, flags: Flags, moved: torch.Tensor) -> None:
     """Launch; see `certkv.fast.finish.begin_twin`."""
     batch, heads, max_blocks = levels.shape
     begin_kernel[(batch * heads,)](
-        levels, choice.action, flags.missing, flags.dense, max_blocks, HEADS=heads, N=BLOCKS, num_warps=4
+        levels, choice.action, flags.missing, flags.dense, moved, max_blocks, HEADS=heads, N=BLOCKS, num_warps=4
     )
 
 

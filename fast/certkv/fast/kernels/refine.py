@@ -5,11 +5,14 @@
 
 `refine_kernel`: KV head ``program_id(0)`` of all sequences', every SPLITS-th entry of its work list; all heads of the
 group at once, so that an original is read once. `settle_kernel`: one head, joins what the programs summed. Originals
-are read through the pointer they have, pinned or not. Everything is binary32, without fusion and without tensor cores:
+are read from scratch where they are resident, else through the pointer they have, pinned or not; it is one kernel with
+scratch and without, so that both give the same bits. Everything is binary32, without fusion and without tensor cores:
 there is little to compute and much to wait for.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -20,6 +23,9 @@ from certkv.fast.coded import Coded
 from certkv.fast.host import Originals
 from certkv.fast.kernels.outward_fp32 import known, load16
 from certkv.fast.refine import KEPT, LARGEST, LARGEST_DELTA, SPLITS, Check, Corrections, State, bits_per_score
+
+if TYPE_CHECKING:
+    from certkv.fast.scratch import Scratch
 
 CHANNELS = 16
 """Channels of a tile."""
@@ -52,6 +58,13 @@ def coded_values(
 
 
 @triton.jit
+def needed(mine, level):
+    """Whether original keys are read, and original values; twin: `certkv.fast.refine.needed`."""
+    values = (((mine & 2) != 0) & ((level & 2) == 0)) | (((mine & 1) != 0) & ((level & 2) != 0))
+    return (mine & 5) != 0, values
+
+
+@triton.jit(do_not_specialize=["slots"])
 def refine_kernel(
     q,
     c,
@@ -61,6 +74,9 @@ def refine_kernel(
     keys,
     values,
     present,
+    pool,
+    table,
+    slots,
     key_codes,
     key_step,
     key_minimum,
@@ -79,6 +95,8 @@ def refine_kernel(
     levels,
     maxima,
     missing,
+    moved,
+    block_bytes,
     change_l,
     change_o,
     max_blocks,
@@ -110,6 +128,7 @@ def refine_kernel(
     channel = tl.arange(0, C)
     m = tl.load(maxima + row, mask=heads, other=0.0)
     sum_l = tl.zeros((GP,), tl.float32)
+    fetched = tl.full((), 0, tl.int32)
     sum_o = ()
     for _ in tl.static_range((D + C - 1) // C):
         # Triton adds tuples, it does not unpack them
@@ -125,13 +144,20 @@ def refine_kernel(
             new_keys, new_values = (mine & 1) != 0, ((mine & 2) != 0) & ((level & 2) == 0)
             was = (level & 2) != 0
             ref = tl.load(reference + at, mask=heads, other=0.0)
-            start = (kv * max_blocks + block) * (B * D)
+            which = kv * max_blocks + block
+            key_slot = tl.load(table + which * 2, mask=slots > 0, other=-1).to(tl.int64)
+            value_slot = tl.load(table + which * 2 + 1, mask=slots > 0, other=-1).to(tl.int64)
+            key_at = tl.where(key_slot >= 0, pool + key_slot * (B * D), keys + which * (B * D))
+            value_at = tl.where(value_slot >= 0, pool + value_slot * (B * D), values + which * (B * D))
             p = tl.load(weights + at[:, None] * B + token[None, :], mask=both, other=0.0)
             p_new = p
             page = tl.load(page_table + sequence * max_blocks + block).to(tl.int64)
             place = page * H + head
-            scored = (mine & 5) != 0
+            scored, read_values = needed(mine, level)
+            wanted = tl.max(read_values.to(tl.int32), 0) != 0
+            fetched += tl.where(wanted & (value_slot < 0), 1, 0)
             if tl.max(scored.to(tl.int32), 0) != 0:
+                fetched += tl.where(key_slot < 0, 1, 0)
                 x = tl.zeros((GP, BP), tl.float32)
                 coded_x = tl.zeros((GP, BP), tl.float32)
                 for first in range(0, D, C):
@@ -140,7 +166,7 @@ def refine_kernel(
                         q + row[:, None] * D + first + channel[None, :], heads[:, None] & inside[None, :], BFLOAT
                     )
                     key = load16(
-                        keys + start + token[:, None] * D + first + channel[None, :],
+                        key_at + token[:, None] * D + first + channel[None, :],
                         there[:, None] & inside[None, :],
                         BFLOAT,
                     )
@@ -163,8 +189,7 @@ def refine_kernel(
                 sum_l += tl.where(far, float("nan"), 0.0)
             factor = tl.where((mine & 3) != 0, tl.exp2(ref - m), 0.0)
             dp = p_new.to(tl.float32) - p.to(tl.float32)
-            moved = tl.where(new_values[:, None], p_new.to(tl.float32), 0.0)
-            wanted = tl.max((new_values | (was & new_keys)).to(tl.int32), 0) != 0
+            fresh = tl.where(new_values[:, None], p_new.to(tl.float32), 0.0)
             sum_l += factor * tl.sum(dp, 1)
             joined = ()
             for part in tl.static_range((D + C - 1) // C):
@@ -174,13 +199,14 @@ def refine_kernel(
                     value_codes, value_step, value_minimum, place, token, here, mask, R, B, D, GROUP, BFLOAT
                 )
                 coded = tl.where(mask, coded, 0.0)
-                exact = load16(values + start + token[:, None] * D + here[None, :], mask & wanted, BFLOAT)
+                exact = load16(value_at + token[:, None] * D + here[None, :], mask & wanted, BFLOAT)
                 before = tl.where(was[:, None, None], exact[None, :, :], coded[None, :, :])
-                change = tl.sum(dp[:, :, None] * before, 1) + tl.sum(moved[:, :, None] * (exact - coded)[None, :, :], 1)
+                change = tl.sum(dp[:, :, None] * before, 1) + tl.sum(fresh[:, :, None] * (exact - coded)[None, :, :], 1)
                 joined = joined + (sum_o[part] + factor[:, None] * change,)  # type: ignore[assignment]  # noqa: RUF005
             sum_o = joined
             tl.store(weights + at[:, None] * B + token[None, :], p_new, mask=both & ((mine & 3) != 0)[:, None])
             tl.store(levels + at, (level | (mine & 3)).to(tl.uint8), mask=heads & ((mine & 3) != 0))
+    tl.atomic_add(moved + sequence, fetched.to(tl.int64) * block_bytes, mask=fetched > 0, sem="relaxed")
     to = row * S + split
     tl.store(change_l + to, sum_l, mask=heads)
     for part in tl.static_range((D + C - 1) // C):
@@ -261,10 +287,12 @@ def launch(
     scale: float,
     coded: Coded,
     originals: Originals,
+    scratch: Scratch,
     delta: torch.Tensor,
     choice: Choice,
     state: State,
     missing: torch.Tensor,
+    moved: torch.Tensor,
     check: Check,
     work: Corrections,
     before: torch.Tensor | None,
@@ -283,6 +311,9 @@ def launch(
         originals.keys.view(torch.int16),
         originals.values.view(torch.int16),
         originals.present,
+        scratch.pool.view(torch.int16),
+        scratch.table,
+        scratch.slots,
         pool.key_codes,
         pool.key_step.view(torch.int16),
         pool.key_minimum.view(torch.int16),
@@ -301,6 +332,8 @@ def launch(
         state.levels,
         state.m,
         missing,
+        moved,
+        originals.host_block_bytes,
         work.l,
         work.o,
         max_blocks,
