@@ -85,7 +85,7 @@ class Decoded(NamedTuple):
             promoted=made(torch.int32, 2),
             host_bytes=made(torch.int64),
             position=q.new_empty((batch,), dtype=torch.int64),
-            moved_bytes=q.new_empty((batch,), dtype=torch.int64),
+            moved_bytes=q.new_zeros((batch,), dtype=torch.int64),
         )
 
 

@@ -41,7 +41,11 @@ def _first_bad(x, head_stride, LARGEST_BITS: tl.constexpr, H: tl.constexpr, D: t
     return tl.min(first, 0)
 
 
-@triton.jit(do_not_specialize=["capacity", "max_blocks"])
+# one variant for whatever k and v are views of, so that none has to be compiled while a graph is captured
+@triton.jit(
+    do_not_specialize=["k_stride", "k_head_stride", "v_stride", "v_head_stride", "capacity", "max_blocks"],
+    do_not_specialize_on_alignment=["k", "v", "active"],
+)
 def admit_kernel(
     k,
     k_stride,
