@@ -12,7 +12,7 @@ from certkv.reference import Budget, Cache, Naive, NonFiniteError, PaperPolicy, 
 from certkv.reference.bounds import arithmetic
 from certkv.reference.exact import judge
 from certkv.reference.formats import OSCAR_KEY_FORMATS, OSCAR_VALUE_FORMATS, key_format, rotation, value_format
-from certkv.reference.numbers import gamma, norm_ub
+from certkv.reference.numbers import BFLOAT16, gamma, norm_ub
 from certkv.reference.steps.attend import attend
 from certkv.reference.steps.group import Group, Levels
 
@@ -104,6 +104,22 @@ def test_extremes_are_sound() -> None:
                 bound = step.certificate.bound[mine]
                 verdicts = judge(step.output[mine], bound, queries[mine], k[:, j], v[:, j], 0.25)
                 assert not any(verdict.violated for verdict in verdicts)
+
+
+@pytest.mark.parametrize("budget", [None, 1.0])
+def test_an_infinite_note_of_a_weightless_block_promotes_it(budget: float | None) -> None:
+    """Equal values of the largest number, rotated, are beyond bfloat16 and cut: nothing is known of their residual.
+
+    0 times infinity is NaN; it is promoted like whatever is too large, without a warning.
+    """
+    k, v = np.zeros((8, 1, 16), ml_dtypes.bfloat16), np.zeros((8, 1, 16), ml_dtypes.bfloat16)
+    k[:4], v[:4] = -30000.0, BFLOAT16.max
+    cache = filled(k, v, keys="dense", block=4)
+    step = decode(np.ones((1, 16), np.float32), cache, PaperPolicy(value_budget=budget))
+    assert step.certificate.promoted[0, 1] >= 1
+    # promoted, it is as far from the output as its values are
+    assert np.isfinite(step.certificate.bound[0])
+    assert not step.output.any()
 
 
 def group_of(q: np.ndarray, cache: Cache) -> Group:

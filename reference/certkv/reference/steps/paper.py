@@ -87,7 +87,8 @@ def promoted_values(policy: PaperPolicy, group: Group, mass: FloatArray) -> Bool
     notes = group.value_notes
     if notes is None:
         return np.zeros(mass.shape, np.bool_)
-    error = mass * notes.residual_norm_ub.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # no mass times an infinite error is unknown, and unknown is too large
+        error = mass * notes.residual_norm_ub.astype(np.float64)
     if policy.value_budget is not None:
         return largest_until(error, error.sum(axis=-1) - policy.value_budget)
     return np.asarray(~(error <= policy.value_tolerance))
