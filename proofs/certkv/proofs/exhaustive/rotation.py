@@ -76,13 +76,13 @@ def factors(factor: Callable[[int], float] = rotation.factor) -> None:
 
 
 def one_number(rotate: Rotate = rotation.rotate_originals) -> None:
-    """Check every 16-bit x as the only channel that is not 0, in every size: the factor, one rounding, and underflow.
+    """Check every 16-bit x >= 0 as the only channel that is not 0, in every size: the factor, a rounding, underflow.
 
     The root and the product of float64 round by less than 2**-51 |x|, which is given away on the side of the claim.
     """
     unit = 2.0**rotation.EXPONENT
     for ft in TYPES:
-        numbers, x = finite(ft)
+        numbers, x = (part[part.astype(np.float64) >= 0] for part in finite(ft))
         for size in SIZES:
             # in blocks of a power of two every channel gets the same product, up to its sign: two channels show it
             token = np.zeros((len(numbers), size), ft.dtype)
@@ -101,6 +101,34 @@ def scaling(exponent: int = rotation.EXPONENT) -> None:
             found = (numbers.astype(np.float32) * np.float32(2.0**exponent)).astype(np.float64)
         require_equal(found, np.ldexp(x, exponent), f"{ft.name} times 2^{exponent}", x=x)
         require_equal(rotation.scaled(numbers).astype(np.float64), np.ldexp(x, rotation.EXPONENT), ft.name, x=x)
+
+
+def charges(roundings: Callable[[int], int] = rotation.roundings) -> None:
+    """Check what steps charge for a rotation's r roundings, in rational arithmetic, for every head size.
+
+    Scores: ``(1 + g_d)(1 + g_r) - 1 <= g_(d+r)``. Distances of all tokens: the three shares ``g_(d+4)`` that are left
+    over cover what ``r + 1`` roundings of a decoded value move a squared distance, ``2 g + g^2``. Distance of one
+    token: ``(1 + 2r) u`` covers ``g_(r+1)``, of the meaning, in terms of what was computed.
+    """
+    u = Fraction(1, 2**53)
+
+    def g(n: int) -> Fraction:
+        return n * u / (1 - n * u)
+
+    for d in range(1, 1025):
+        # the number that is checked comes from the binary digits; the code's must be at least it
+        r = min(len(f"{d:b}"), 9) + 1  # no block is larger than 256
+        if roundings(d) < r:
+            raise CheckFailed(f"head size {d}: {roundings(d)} roundings are counted, {r} are made")
+        one = g(r + 1)
+        holds = {
+            "a score": (1 + g(d)) * (1 + g(r)) - 1 <= g(d + r),
+            "squared distances": 2 * one + one * one <= 3 * g(d + 4),
+            "one distance": one <= (1 + 2 * r) * u * (1 - one),
+        }
+        for what, held in holds.items():
+            if not held:
+                raise CheckFailed(f"head size {d}: {what} is not covered")
 
 
 def _unsorted(x: Any) -> Array:
@@ -144,9 +172,17 @@ FACTS = (
     Exhaustive(
         "rotation.one_number",
         "rotation",
-        "every 16-bit x alone in a block of 1..256: within (2v + v^2)|x|/sqrt(n) + 2^-142 of x/sqrt(n)",
+        "every 16-bit x >= 0 alone in a block of 1..256: within (2v + v^2)|x|/sqrt(n) + 2^-142 of x/sqrt(n)",
         one_number,
         partial(one_number, rotate=lambda x: rotation.rotate_originals(x) * np.float32(1 + 2.0**-22)),
+    ),
+    Exhaustive(
+        "rotation.charges",
+        "rotation",
+        "head sizes 1..1024, in rational arithmetic: what a step charges a score and its distances covers the "
+        "rotation's roundings",
+        charges,
+        partial(charges, roundings=lambda head_dim: rotation.roundings(head_dim) - 1),
     ),
     Exhaustive(
         "rotation.scaling",
