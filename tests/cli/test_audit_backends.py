@@ -171,6 +171,17 @@ def test_an_output_that_is_off_is_found(capture: Path, run: Run, monkeypatch: py
     assert run("audit", capture, "--backend", "torch", "--quiet").code == 1
 
 
+def test_a_number_that_is_none_is_not_made_good(capture: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rung 4 would hide that the kernels computed a NaN."""
+    honest = finish.finish_twin
+
+    def damaged(q: torch.Tensor, coded: Any, output: torch.Tensor, *arguments: Any) -> None:
+        honest(q, coded, output.clone().fill_(float("nan")), *arguments)
+
+    monkeypatch.setattr(finish, "finish_twin", damaged)
+    run("audit", capture, "--backend", "torch", "--policy", "naive").refused("backend torch, layer 1", "q[0]")
+
+
 def test_a_cache_that_forgets_a_token_is_found(capture: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Truth comes from the capture, not from what the cache was given."""
     honest = fast.FastLayer.append_to

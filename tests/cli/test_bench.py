@@ -122,6 +122,30 @@ def test_the_gate_sees_a_tolerance_that_is_not_enforced(monkeypatch: pytest.Monk
     assert any("a bound exceeds its tolerance" in line for line in gate_finds())
 
 
+def nan_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plant a defect: a number comes out as NaN, which a step notices, and rung 4 would make good."""
+    honest = finish.finish_twin
+
+    def damaged(q: torch.Tensor, coded: Any, output: torch.Tensor, *arguments: Any) -> None:
+        honest(q, coded, output.clone().fill_(float("nan")), *arguments)
+
+    monkeypatch.setattr(finish, "finish_twin", damaged)
+
+
+def test_the_gate_does_not_let_rung_4_hide_a_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    nan_outputs(monkeypatch)
+    found = gate_finds()
+    assert any("status CHECKSUM" in line for line in found)
+
+
+def test_a_nan_in_what_is_timed_is_reported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    nan_outputs(monkeypatch)
+    monkeypatch.setattr(gate, "failures", lambda *arguments: iter(()))
+    outcome = run("bench", *SMALL, "--policy", "naive")
+    assert outcome.code == 1
+    assert "a number came out as NaN" in outcome.out
+
+
 def test_the_gate_must_see_every_rung(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "policies", lambda scene: [Budget(0.0)])
     (found,) = gate_finds()

@@ -168,7 +168,8 @@ class FastLayer:
                 ):
                     plan.index.fill_(query)
                     plan.run(q, out=out)
-                    out.resolve()
+                    if not bool((out.certificate.status == int(fast.Status.CHECKSUM)).any()):
+                        out.resolve()  # rung 4 where a monitor asks for it; not to hide a number that is none
                     out.check()
                 yield Taken(index, query, as_reference(out))
         with speaking_of(self.what):

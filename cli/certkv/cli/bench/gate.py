@@ -91,11 +91,12 @@ def wrong_steps(scene: Scene, policy: Policy, clock: Clock, rungs: set[int]) -> 
         eager = made.run(q, out=made.step())
         if not same(step, eager):
             yield f"{kind} queries: a replayed and an eager run differ"
+        wrong = set(step.certificate.status.flatten().tolist()) - {int(Status.OK), int(Status.NEEDS_DENSE)}
+        if wrong:
+            yield f"{kind} queries: status {', '.join(Status(code).name for code in sorted(wrong))}"
+            continue
         step.ran(made, q)
         step.resolve()
-        status = step.certificate.status
-        if bool((status != int(Status.OK)).any()):
-            yield f"{kind} queries: status {sorted(set(status.flatten().tolist()))}"
         violations, _ = scene.ratios(q, step)
         if violations:
             yield f"{kind} queries: {violations} errors exceed their bounds"

@@ -11,7 +11,7 @@ import torch
 from certkv.cli.bench.options import Options, Tolerance
 from certkv.cli.bench.scene import Scene
 from certkv.cli.bench.timing import Clock, dense_time, nothing
-from certkv.fast import Budget, Naive, PaperPolicy, Plan, Step, plan
+from certkv.fast import Budget, Naive, PaperPolicy, Plan, Status, Step, plan
 from certkv.fast.policies import RELATIVE_TO, Policy
 
 TRIES = 60
@@ -161,11 +161,13 @@ def timed(
     step = made.step()
     replay = clock.ready(lambda: made.run(q, out=step))
     taken = clock.time(replay, emptied(scene) if scratch == "cold" else nothing)
+    cache, options = scene.cache, scene.options
+    name = f"batch {cache.batch}, {scene.lengths[0]} tokens, keys {cache.keys}, values {cache.values}, {policy}"
+    if bool((step.certificate.status == int(Status.CHECKSUM)).any()):
+        raise WrongError(f"{name}: a number came out as NaN")
     step.ran(made, q)
     step.resolve()
     step.check()
-    cache, options = scene.cache, scene.options
-    name = f"batch {cache.batch}, {scene.lengths[0]} tokens, keys {cache.keys}, values {cache.values}, {policy}"
     violations, ratios = scene.ratios(q, step)
     if violations:
         raise WrongError(f"{name}: {violations} errors exceed their bounds")
