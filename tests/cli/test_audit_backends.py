@@ -179,7 +179,7 @@ def test_a_number_that_is_none_is_not_made_good(capture: Path, run: Run, monkeyp
         honest(q, coded, output.clone().fill_(float("nan")), *arguments)
 
     monkeypatch.setattr(finish, "finish_twin", damaged)
-    run("audit", capture, "--backend", "torch", "--policy", "naive").refused("backend torch, layer 1", "q[0]")
+    run("audit", capture, "--backend", "torch", "--policy", "naive").refused("backend torch", "layers.1.q[0]")
 
 
 def test_a_cache_that_forgets_a_token_is_found(capture: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,12 +70,13 @@ def policies(scene: Scene) -> list[Policy]:
     q = scene.queries("diffuse")
     made = plan(scene.cache, scene.options.q_heads, Budget(1e30, "absolute"), scene.scale)
     bounds = made.run(q, out=made.step()).certificate.bound[0]
+    known = bounds[bounds.isfinite()]
     return [
         Naive(),
         PaperPolicy(),
         Budget(0.05),
         Budget(0.05, "output"),
-        Budget(0.5 * float(bounds.median()), "absolute"),
+        Budget(0.5 * float(known.median()) if len(known) else 0.05, "absolute"),
         Budget(0.0),
     ]
 

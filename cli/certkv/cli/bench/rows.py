@@ -134,12 +134,35 @@ def budget(options: Options, scene: Scene, q: torch.Tensor, tolerance: Tolerance
 
 
 def run_once(scene: Scene, q: torch.Tensor, policy: Policy) -> tuple[Plan, Step]:
-    """Plan and run a step, rung 4 included."""
+    """Plan and run a step, rung 4 included.
+
+    Raises
+    ------
+    WrongError
+    """
     made = plan(scene.cache, scene.options.q_heads, policy, scene.scale)
     step = made.run(q, out=made.step())
+    finished(scene, policy, step)
+    return made, step
+
+
+def finished(scene: Scene, policy: Policy, step: Step) -> None:
+    """Compute by rung 4 what asks for it, but for a number that is none, which that would hide.
+
+    Raises
+    ------
+    WrongError
+    """
+    if bool((step.certificate.status == int(Status.CHECKSUM)).any()):
+        raise WrongError(f"{named(scene, policy)}: a number came out as NaN")
     step.resolve()
     step.check()
-    return made, step
+
+
+def named(scene: Scene, policy: Policy) -> str:
+    """Say which step is spoken of."""
+    cache = scene.cache
+    return f"batch {cache.batch}, {scene.lengths[0]} tokens, keys {cache.keys}, values {cache.values}, {policy}"
 
 
 def promoted(scene: Scene, step: Step) -> float:
@@ -162,18 +185,14 @@ def timed(
     replay = clock.ready(lambda: made.run(q, out=step))
     taken = clock.time(replay, emptied(scene) if scratch == "cold" else nothing)
     cache, options = scene.cache, scene.options
-    name = f"batch {cache.batch}, {scene.lengths[0]} tokens, keys {cache.keys}, values {cache.values}, {policy}"
-    if bool((step.certificate.status == int(Status.CHECKSUM)).any()):
-        raise WrongError(f"{name}: a number came out as NaN")
     step.ran(made, q)
-    step.resolve()
-    step.check()
+    finished(scene, policy, step)
     violations, ratios = scene.ratios(q, step)
     if violations:
-        raise WrongError(f"{name}: {violations} errors exceed their bounds")
+        raise WrongError(f"{named(scene, policy)}: {violations} errors exceed their bounds")
     certificate = step.certificate
     if not bool(((certificate.bound <= certificate.tolerance) | (certificate.rung >= 3)).all()):
-        raise WrongError(f"{name}: a bound exceeds its tolerance")
+        raise WrongError(f"{named(scene, policy)}: a bound exceeds its tolerance")
     dense_bytes = 4 * sum(scene.lengths) * options.kv_heads * options.head_dim
     return Row(
         batch=cache.batch,
