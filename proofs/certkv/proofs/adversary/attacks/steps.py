@@ -224,7 +224,14 @@ def _cast(out_dtype: str) -> Attack:
     return _attack(f"cast_{out_dtype}", f"naive, dense formats, output {out_dtype}", box, evaluate, starts, 150)
 
 
-def _free(name: str, keys: str, values: str, policy: Callable[[float], Policy], evaluations: int = 2500) -> Attack:
+def _free(
+    name: str,
+    keys: str,
+    values: str,
+    policy: Callable[[float], Policy],
+    suffix: str = "",
+    evaluations: int = 2500,
+) -> Attack:
     """Two small blocks and a tail, every element free: what a search finds that was told nothing."""
     size = TOKENS * CHANNELS
     box = Box().add("keys", size, -4.0, 4.0).add("values", size, -4.0, 4.0).add("query", CHANNELS, -1.0, 1.0)
@@ -239,9 +246,8 @@ def _free(name: str, keys: str, values: str, policy: Callable[[float], Policy], 
         # what is left where everything was promoted is arithmetic, which has its own attacks
         return attained if attained.bound > 1e-9 or attained.violated else NOTHING
 
-    return _attack(
-        f"{name}_free", f"{name}, {keys} and {values}, no construction", box, evaluate, lambda: (), evaluations
-    )
+    symbols = f"{name}, {keys} and {values}, no construction"
+    return _attack(f"{name}{suffix}_free", symbols, box, evaluate, lambda: (), evaluations)
 
 
 def attacks() -> list[Attack]:
@@ -263,4 +269,7 @@ def attacks() -> list[Attack]:
         _free("naive", "int8", "int4", lambda _: Naive()),
         _free("paper", "int8-paper", "int4-g16", lambda t: replace(ONE_BLOCK, coverage=0.5, value_tolerance=t)),
         _free("budget", "int8", "int4-g32", lambda t: Budget(t, "absolute")),
+        # two bits, rotated and scaled; and levels between them and originals
+        _free("naive", "oscar", "oscar", lambda _: Naive(), "_oscar", 600),
+        _free("budget", "oscar+2+4", "oscar+2+4", lambda t: Budget(t, "absolute"), "_planes", 600),
     ]
