@@ -1,6 +1,7 @@
 """Whole steps on a GPU: right first (bounds, captured graphs, failures), then audited at 128K tokens, then timed.
 
-    python benchmarks/gpu/step_check.py [--part check|audit|time] [--tokens 131072] [--queries 200]
+    python benchmarks/gpu/step_check.py [--part check|audit|time|scratch] [--tokens 131072] [--queries 200]
+                                        [--scratch 268435456]
 
 It exits with 1 at the first thing that does not hold. Without a GPU the twins run on small shapes, and nothing is
 captured or timed. Truth is float64 attention of the originals with a proved error; a violation is an error that is
@@ -48,9 +49,7 @@ class Case:
     ) -> None:
         self.tokens, self.kv_heads, self.group, self.d, self.dtype = tokens, kv_heads, group, d, dtype
         batch, longest = len(tokens), max(tokens)
-        self.cache = TieredCache(
-            batch, kv_heads, d, longest + 2 * block, dtype, values=values, block=block, device=DEVICE
-        )
+        self.cache = self.empty(0, block, values)
         k, v = torch.randn(2, batch, longest, kv_heads, d, device=DEVICE)
         # a few channels are large, as after RoPE in trained models, and a first token that attracts
         k[..., ::17] *= 4.0
@@ -59,6 +58,11 @@ class Case:
         del k, v
         self.cache.append(self.k, self.v, lengths=tokens if len(set(tokens)) > 1 else None)
         self.scale = d**-0.5
+
+    def empty(self, scratch_bytes: int, block: int, values: str) -> TieredCache:
+        """Return a cache for these tokens, without any."""
+        sizes = (len(self.tokens), self.kv_heads, self.d, max(self.tokens) + 2 * block)
+        return TieredCache(*sizes, self.dtype, values=values, block=block, scratch_bytes=scratch_bytes, device=DEVICE)
 
     def queries(self, kind: str) -> torch.Tensor:
         """Draw queries: diffuse ones, ones that look for a token, or a mixture over heads."""
@@ -218,13 +222,14 @@ def audit(case: Case, policies: Iterable[Policy], queries: int) -> None:
 FLUSH = torch.empty(0)
 
 
-def timed(run: Callable[[], None], replays: int = 40) -> float:
+def timed(run: Callable[[], None], replays: int = 40, before: Callable[[], None] = lambda: None) -> float:
     """Median time of a captured run in microseconds, with nothing of it left in the cache."""
     for _ in range(5):
         run()
     times: list[float] = []
     for _ in range(replays):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        before()
         FLUSH.zero_()
         start.record()
         run()
@@ -314,12 +319,47 @@ def times(lengths: Iterable[int], batches: Iterable[int]) -> None:
         )
 
 
+def scratch(tokens: int, scratch_bytes: int) -> None:
+    """Promote one block in a hundred without scratch, with it cold, and warm: the same bits, and times."""
+    global FLUSH
+    FLUSH = torch.empty((256 << 20) if GPU else 1, dtype=torch.uint8, device=DEVICE)
+    kv_heads, group, d, block = (8, 4, 128, 64) if GPU else (2, 2, 64, 16)
+    case = Case([tokens], kv_heads, group, d, block, "int4", torch.float16)
+    q, made = case.queries("diffuse"), plan(case.cache, kv_heads * group, Naive())
+    limit, promoted = float(made.run(q, out=made.step()).certificate.bound.max()), 0.0
+    while promoted < 0.01:
+        limit *= 0.97
+        made = plan(case.cache, kv_heads * group, Budget(limit, "absolute"))
+        step = made.run(q, out=made.step())
+        promoted = float(step.certificate.promoted.float().mean()) / case.cache.blocks(0)
+    off = timed(capture(made, q, step)) if GPU else 0.0
+    rung, few = int(step.certificate.rung.max()), 7 * case.cache.originals.block_bytes
+    say(f"{tokens} tokens, {100 * promoted:.2f} % promoted, highest rung {rung}, no scratch: {off:.1f} us")
+    for size in (few, scratch_bytes):
+        cache = case.empty(size, block, "int4")
+        cache.append(case.k, case.v)
+        other = plan(cache, kv_heads * group, made.policy)
+        mine = other.step()
+        replay, moved = capture(other, q, mine), []
+        cache.scratch.clear(0)
+        for when in ("cold", "warm", "warm again"):
+            replay()
+            given, wanted = ((x.output, x.lse, *vars(x.certificate).values()) for x in (mine, step))
+            same = all(map(torch.equal, given, wanted))
+            require(same, f"scratch of {size} bytes, {when}: not the same bits")
+            moved.append(int(mine.moved_bytes.sum()))
+        require(moved[0] <= int(step.moved_bytes.sum()), f"scratch of {size} bytes moves more: {moved}")
+        cold, warm = (timed(replay, 40, lambda: cache.scratch.clear(0)), timed(replay)) if GPU else (0.0, 0.0)  # noqa: B023
+        say(f"  scratch {size:11,d} B: cold {cold:.1f} us, {moved[0]:,d} B moved; warm {warm:.1f} us, {moved[2]:,d} B")
+
+
 def main() -> None:
     """Check, audit, time."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--part", choices=("check", "audit", "time"))
+    parser.add_argument("--part", choices=("check", "audit", "time", "scratch"))
     parser.add_argument("--tokens", type=int, default=131072 if GPU else 300)
     parser.add_argument("--queries", type=int, default=200 if GPU else 3)
+    parser.add_argument("--scratch", type=int, default=256 << 20, help="bytes of scratch")
     args = parser.parse_args()
     torch.manual_seed(1)
     f16, bf16 = torch.float16, torch.bfloat16
@@ -346,6 +386,9 @@ def main() -> None:
             policies = (Naive(), PaperPolicy(), Budget(0.05), Budget(0.02), Budget(0.05, "output"), Budget(0.0))
             audit(case, policies, args.queries)
             del case
+    if args.part in (None, "scratch"):
+        for tokens in (8192, 32768, 131072) if GPU else (args.tokens,):
+            scratch(tokens, args.scratch)
     if GPU and args.part in (None, "time"):
         times((8192, 32768, 131072), (1, 8))
 

@@ -267,6 +267,7 @@ class TieredCache(OneTokenAppends):
         """Return what the cache takes, to the byte, by part and place."""
         tables = (self.pages.table, self.lengths, self.anchor, self.originals.present, self.refusals, self.order)
         work = () if self._work is None else (Row("append without the host", "device", self._work.nbytes),)
+        scratch = (Row("scratch", "device", self.scratch.nbytes),) if self.scratch.slots else ()
         rows = (
             Row("codes and metadata", "device", self.pool.nbytes - self.pool.note_bytes),
             Row("annotations", "device", self.pool.note_bytes),
@@ -274,7 +275,7 @@ class TieredCache(OneTokenAppends):
             Row("first blocks and tails", "device", self.resident.nbytes),
             Row("tables, lengths, anchors", "device", sum(table.nbytes for table in tables)),
             *work,
-            Row("scratch", "device", self.scratch.nbytes),
+            *scratch,
             Row("originals", self.originals.place, self.originals.nbytes),
         )
         dense = 4 * self.batch * self.capacity * self.kv_heads * self.head_dim

@@ -93,6 +93,8 @@ def reserve_kernel(
         to = found + tl.cumsum(idle.to(tl.int32), 0) - 1
         take = idle & (to < need)
         held = tl.load(holder + slot, mask=take, other=-1)
+        # threads that hold the same slot have all read what is overwritten here
+        tl.debug_barrier()
         tl.store(table + held, tl.full((N,), -1, tl.int32), mask=held >= 0)
         tl.store(holder + slot, tl.full((N,), -1, tl.int32), mask=take)
         tl.store(used + slot, tl.zeros_like(slot) + now, mask=take)
