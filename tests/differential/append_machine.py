@@ -40,6 +40,15 @@ class AppendMachine(CacheMachine):
         ours.reserve(wanted)
         assert self.held_pages == [max(have, n // ours.block) for have, n in zip(before, wanted, strict=True)]
 
+    @rule(seed=SEEDS, room=st.integers(0, 2))
+    def nearly_full(self, seed: int, room: int) -> None:
+        """Append all but a few of the tokens that one sequence has room for."""
+        ours, s = self.ours, seed % self.ours.batch
+        added = [max(0, ours.capacity - have - room) if i == s else 0 for i, have in enumerate(ours.tokens)]
+        k, v = self.tokens(seed, added[s])
+        ours.append(to_torch(k), to_torch(v), added)
+        self.took(s, k[s], v[s])
+
     @precondition(lambda self: hasattr(self, "ours") and self.ours._work is not None)
     @rule(active=ACTIVE, seed=SEEDS, times=st.integers(1, 4))
     def append_one(self, active: list[bool], seed: int, times: int) -> None:

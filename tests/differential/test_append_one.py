@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from certkv.fast import append_one, append_one_host
+from certkv.fast.anchor import first_block_mean
 from certkv.fast.append_one import Held, Refusals, Work
 from certkv.fast.errors import CertkvError
 from certkv.fast.pages import PageTable
@@ -51,7 +52,7 @@ def anchor_of_every_block(*arguments: Any) -> None:
     """The anchor moves with every block that fills."""
     held, work = arguments[-2:]
     for s in (work.page >= 0).nonzero().flatten().tolist():
-        held.anchor[s] = append_one.first_block_mean(held.resident.values[s, :, TAIL])
+        held.anchor[s] = first_block_mean(held.resident.values[s, :, TAIL])
 
 
 def tail_is_kept(patch: pytest.MonkeyPatch) -> None:

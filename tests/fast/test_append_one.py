@@ -23,6 +23,7 @@ from certkv.fast.errors import (
     SettingError,
     ShapeError,
 )
+from certkv.fast.formats import VALUE_FORMATS
 from certkv.fast.kernels import append_one as kernels
 from certkv.fast.kernels import encode_keys as key_kernels
 from certkv.fast.kernels import encode_values as value_kernels
@@ -94,7 +95,7 @@ def encode_by_kernels(held: Held, work: Work) -> None:
     """What `append_one` does on a GPU."""
     keys, values = held.resident.keys[:, :, 1], held.resident.values[:, :, 1]
     key_kernels.encode_keys(keys, work.page, held.pool)
-    value_kernels.encode_values(values, work.page, held.pool, held.anchor, module.VALUE_FORMATS[held.values])
+    value_kernels.encode_values(values, work.page, held.pool, held.anchor, VALUE_FORMATS[held.values])
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,8 @@ def test_reserving_is_whole_or_not_at_all() -> None:
         with pytest.raises((SettingError, ShapeError)):
             cache.reserve(wrong)  # type: ignore[arg-type]
     assert torch.equal(cache.pages.table, table)
-    cache.append(*draw(12), lengths=[12, 0])  # two reserved pages and a free one
+    k, v = draw(12)
+    cache.append(k, v, lengths=[12, 0])  # two reserved pages and a free one
     assert [cache.pages.pages(0), cache.pages.reserved(0), cache.pages.free] == [[0, 1, 3], [], 2]
     cache.reset(0)
     assert (cache.pages.pages(0), cache.pages.reserved(0), cache.pages.free) == ([], [], 5)
@@ -289,10 +291,12 @@ def test_a_replay_that_the_host_does_not_see(monkeypatch: pytest.MonkeyPatch) ->
         cache.reset(1)
         cache.reset(0)
         cache.reserve()
+    work = ours._work
+    assert work is not None
     for t in range(6):
         replay[0].copy_(k[:, t])
         replay[1].copy_(v[:, t])
-        module.append_one(*replay, ours._work.everyone, ours._held(), ours._work)  # type: ignore[union-attr]
+        module.append_one(replay[0], replay[1], work.everyone, ours._held(), work)
         if t in (2, 4):
             assert ours.tokens == (t + 1, t + 1)
     ours.append(k[:, 6:], v[:, 6:])

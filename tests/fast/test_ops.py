@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from certkv.fast import ops
+from certkv.fast.attend import attend
 from certkv.fast.cache import TieredCache
 from certkv.fast.certificate import Certificate, Status
 from certkv.fast.coded import Coded
@@ -55,7 +55,7 @@ def queries(seed: int = 1) -> torch.Tensor:
 
 
 def tensors(step: Step) -> Decoded:
-    return Decoded(step.output, step.lse, *vars(step.certificate).values(), step.position, step.moved_bytes)
+    return Decoded._make([step.output, step.lse, *vars(step.certificate).values(), step.position, step.moved_bytes])
 
 
 def same(one: Decoded, other: Decoded) -> bool:
@@ -262,7 +262,7 @@ def test_the_first_pass_alone(first: int, values: str) -> None:
     output, lse, weights, reference, resident_weights, resident_reference = torch.ops.certkv.attend(*held)
     ws = plan_workspace(BATCH, KV_HEADS * GROUP, HEAD_DIM, BLOCK, cache.max_blocks, 3)
     coded = Coded(cache.pool, cache.pages.table, cache.lengths, cache.anchor, values, first)
-    ops.first_pass(q, coded, cache.resident, 0.25, ws)
+    attend(q, coded, cache.resident, 0.25, ws)
     merge_twin(ws)
     assert torch.equal(output, ws.output)
     assert torch.equal(lse, ws.lse)
@@ -290,4 +290,4 @@ def test_nothing_is_differentiable() -> None:
     made, q = plan(filled(), KV_HEADS * GROUP, Naive()), queries().requires_grad_()
     output = made.op(q).output
     with pytest.raises(RuntimeError, match=r"certkv[.:]+decode"):
-        output.sum().backward()
+        output.sum().backward()  # type: ignore[no-untyped-call]
