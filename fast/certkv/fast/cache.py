@@ -182,8 +182,8 @@ class TieredCache(OneTokenAppends):
             anchor = self._encode(k, v, plan, pages) if plan.filling else None
             norms = self.resident.norms_after(v, plan, firsts, moves)
             self.resident.grow(k, v, moves)
-            if plan.filling and self.device.type == "cuda":
-                torch.cuda.current_stream(self.device).synchronize()  # the copies to the host are done
+            if plan.filling:
+                self._settle()
         except BaseException:
             self.pool.poison(pages)
             for s in plan.filling:
@@ -215,6 +215,7 @@ class TieredCache(OneTokenAppends):
         """
         s = self._sequence(sequence)
         used = self.blocks(s)
+        self._settle()  # the host erases at once what steps before this may still read
         self._tokens[s] = 0
         self.lengths[s] = 0
         pages = self.pages.release(s)
@@ -284,6 +285,11 @@ class TieredCache(OneTokenAppends):
     def __copy__(self) -> TieredCache:
         """Refuse: both copies would write to the same pages."""
         raise SettingError("a shallow copy would share pages and originals; make another cache and append to it")
+
+    def _settle(self) -> None:
+        """Wait for what was queued before: copies to the host, and kernels that read host memory."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
 
     def _sequence(self, sequence: int) -> int:
         s = whole_number("sequence", sequence)

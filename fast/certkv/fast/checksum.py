@@ -64,7 +64,7 @@ def words(field: torch.Tensor) -> torch.Tensor:
 
 def sizes(of: Sequence[torch.Tensor]) -> tuple[int, ...]:
     """Bytes of one record of each field."""
-    return tuple(field[0].numel() * field.element_size() for field in of)
+    return tuple(field.shape[1:].numel() * field.element_size() for field in of)
 
 
 def starts(bytes_of: Sequence[int], first: int = 0) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ again from its originals is the block that was, bit for bit.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CODED, ORIGINAL_KEYS, ORIGINAL_VALUES = "codes, metadata or annotations", "original keys", "original values"
 PAGE, LENGTH = "its entry in the page table", "the length on the device"
+SCRATCH = "an original in scratch"
 HELD_FIRST, HELD_TAIL = "the first block as the device keeps it, or the anchor", "the tail"
 
 
@@ -51,7 +52,7 @@ class Damage:
 
 
 def find(cache: TieredCache, originals: bool) -> list[Damage]:
-    """List everything that is damaged, in the order of sequences; synchronises.
+    """List everything that is damaged, tables first; synchronises.
 
     Parameters
     ----------
@@ -61,38 +62,72 @@ def find(cache: TieredCache, originals: bool) -> list[Damage]:
     """
     found: list[Damage] = []
     lengths, copies, tables = (x.tolist() for x in (cache.lengths, cache.checksums.lengths, cache.pages.table))
-    held = (of_resident(cache.anchor, cache.resident) != cache.checksums.resident).tolist()
     for s in range(cache.batch):
         if not lengths[s] == copies[s] == cache.tokens[s]:
             found.append(Damage(s, LENGTH))
-        pages, blocks = cache.pages.pages(s), cache.blocks(s)
-        found += [Damage(s, PAGE, b) for b in range(blocks) if tables[s][b] != pages[b]]
-        at = torch.tensor(pages[:blocks], dtype=torch.int64, device=cache.device)
-        found += [Damage(s, CODED, b, h) for b, h in wrong_blocks(cache, s, at).nonzero().tolist()]
+        found += [Damage(s, PAGE, b) for b, page in enumerate(cache.pages.pages(s)) if tables[s][b] != page]
+    at = _blocks(cache)
+    found += [Damage(s, CODED, b, h) for s, b, h in _listed(at, wrong_blocks(cache, at))]
+    for side, part in enumerate((ORIGINAL_KEYS, ORIGINAL_VALUES)):
         if originals:
-            for side, part in enumerate((ORIGINAL_KEYS, ORIGINAL_VALUES)):
-                found += [Damage(s, part, b, h) for h, b in wrong_originals(cache, s, side).nonzero().tolist()]
-        for h in range(cache.kv_heads):
-            found += [
-                Damage(s, part, None, h) for part, bad in zip((HELD_FIRST, HELD_TAIL), held[s][h], strict=True) if bad
-            ]
+            found += [Damage(s, part, b, h) for s, b, h in _listed(at, wrong_originals(cache, at, side))]
+        found += [Damage(s, SCRATCH, b, h) for s, b, h in _listed(at, wrong_scratch(cache, at, side))]
+    wrong = of_resident(cache.anchor, cache.resident) != cache.checksums.resident
+    found += [Damage(s, (HELD_FIRST, HELD_TAIL)[slot], None, h) for s, h, slot in wrong.nonzero().tolist()]
     return found
 
 
-def wrong_blocks(cache: TieredCache, sequence: int, pages: torch.Tensor) -> torch.Tensor:
-    """Which coded blocks of a sequence are damaged; its pages, int64 [blocks] -> bool [blocks, H]."""
-    owner = sequence * cache.max_blocks + torch.arange(len(pages), device=pages.device)
-    return cache.checksums.of_blocks(cache.pool, pages, owner) != cache.checksums.blocks[pages]
+class Blocks(NamedTuple):
+    """All coded blocks, int64 [n] each."""
+
+    sequence: torch.Tensor
+    block: torch.Tensor
+    page: torch.Tensor
 
 
-def wrong_originals(cache: TieredCache, sequence: int, side: int) -> torch.Tensor:
-    """Which originals of a sequence are there and damaged, bool [H, blocks]; keys are side 0, values side 1."""
-    blocks, store = cache.blocks(sequence), (cache.originals.keys, cache.originals.values)[side]
-    head = sequence * cache.kv_heads + torch.arange(cache.kv_heads, device=cache.device)
-    rows = head[:, None] * cache.max_blocks + torch.arange(blocks, device=cache.device)
-    now = totals((store.flatten(0, 2),), rows.flatten()).view(rows.shape)
-    there = cache.originals.present[sequence, :, :blocks] != 0
-    return there & (now != cache.checksums.originals[side, sequence, :, :blocks])
+def _blocks(cache: TieredCache) -> Blocks:
+    """List the blocks that the host knows of."""
+    listed = [(s, b, page) for s in range(cache.batch) for b, page in enumerate(cache.pages.pages(s))]
+    columns = torch.tensor(listed, dtype=torch.int64, device=cache.device).view(-1, 3)
+    return Blocks(*columns.unbind(-1))
+
+
+def _listed(at: Blocks, wrong: torch.Tensor) -> list[tuple[int, int, int]]:
+    """Return sequence, block and KV head of what is wrong, bool [n, H]."""
+    i, h = wrong.nonzero().unbind(-1)
+    return list(zip(at.sequence[i].tolist(), at.block[i].tolist(), h.tolist(), strict=True))
+
+
+def wrong_blocks(cache: TieredCache, at: Blocks) -> torch.Tensor:
+    """Which coded blocks are damaged, bool [n, H]."""
+    owner = at.sequence * cache.max_blocks + at.block
+    return cache.checksums.of_blocks(cache.pool, at.page, owner) != cache.checksums.blocks[at.page]
+
+
+def _expected(cache: TieredCache, at: Blocks, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows of originals and their checksums, int64 [n, H] each; keys are side 0, values side 1."""
+    head = torch.arange(cache.kv_heads, device=cache.device)
+    rows = (at.sequence[:, None] * cache.kv_heads + head) * cache.max_blocks + at.block[:, None]
+    return rows, cache.checksums.originals[side].flatten()[rows]
+
+
+def wrong_originals(cache: TieredCache, at: Blocks, side: int) -> torch.Tensor:
+    """Which originals are there and damaged, bool [n, H]."""
+    rows, expected = _expected(cache, at, side)
+    store = (cache.originals.keys, cache.originals.values)[side].flatten(0, 2)
+    there = cache.originals.present.flatten()[rows] != 0
+    return there & (totals((store,), rows.flatten()).view(rows.shape) != expected)
+
+
+def wrong_scratch(cache: TieredCache, at: Blocks, side: int) -> torch.Tensor:
+    """Which originals are damaged where scratch holds them, bool [n, H]; a slot that is none counts."""
+    rows, expected = _expected(cache, at, side)
+    if not cache.scratch.slots:
+        return torch.zeros_like(rows, dtype=torch.bool)
+    slot = cache.scratch.table.flatten()[2 * rows + side].to(torch.int64)
+    good = slot.clamp(0, cache.scratch.slots - 1)
+    now = totals((cache.scratch.pool,), good.flatten()).view(rows.shape)
+    return (slot >= 0) & ((slot != good) | (now != expected))
 
 
 def repair(cache: TieredCache) -> list[Damage]:
@@ -106,38 +141,32 @@ def repair(cache: TieredCache) -> list[Damage]:
     """
     found = find(cache, originals=True)
     lost = {(d.sequence, d.block, d.kv_head) for d in found if d.part in (ORIGINAL_KEYS, ORIGINAL_VALUES)}
-    left = []
+    left, again = [], []
+    for s in {damage.sequence for damage in found}:
+        cache.scratch.clear(s)
     for damage in found:
         s, h, b = damage.sequence, damage.kv_head, damage.block
         if damage.part == LENGTH:
             cache.lengths[s] = cache.checksums.lengths[s] = cache.tokens[s]
         elif damage.part == PAGE and b is not None:
             cache.pages.table[s, b] = cache.pages.pages(s)[b]
-        elif damage.part == HELD_TAIL and h is not None and _restore_norm(cache, s, h):
-            continue
+        elif damage.part == CODED and b is not None and h is not None and _usable(cache, s, b, h, lost):
+            again.append((s, b, h))
         elif damage.part == HELD_FIRST and h is not None and _usable(cache, s, 0, h, lost):
             _restore_first(cache, s, h)
-        elif damage.part != CODED or b is None or h is None or not _usable(cache, s, b, h, lost):
+        elif damage.part != SCRATCH and not (damage.part == HELD_TAIL and h is not None and _restore_norm(cache, s, h)):
             left.append(damage)
-    # blocks come last: their annotations are measured from the anchor
-    for damage in found:
-        s, h, b = damage.sequence, damage.kv_head, damage.block
-        if damage.part == CODED and b is not None and h is not None and damage not in left:
-            _encode_again(cache, s, b, h)
+    if again:
+        _encode_again(cache, again)
     if left:
         raise left[0].error()
     return found
 
 
 def _usable(cache: TieredCache, s: int, b: int, h: int, lost: set[tuple[int, int | None, int | None]]) -> bool:
-    """Whether the originals of a block are there and what they were; of an anchor, those of the first block."""
-    there = cache.blocks(s) > b and bool(cache.originals.present[s, h, b] != 0)
-    return there and (s, b, h) not in lost and (s, 0, h) not in lost
-
-
-def _originals(cache: TieredCache, s: int, b: int, h: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Originals of a block and KV head on the device, T [B, d] each."""
-    return cache.originals.keys[s, h, b].to(cache.device), cache.originals.values[s, h, b].to(cache.device)
+    """Whether a block's originals are there and what they were, and those of the first block, which give the anchor."""
+    there = cache.originals.present[s, h, : cache.blocks(s)][[0, b]] if cache.blocks(s) > b else None
+    return there is not None and bool((there != 0).all()) and not {(s, b, h), (s, 0, h)} & lost
 
 
 def _restore_norm(cache: TieredCache, s: int, h: int) -> bool:
@@ -153,7 +182,7 @@ def _restore_norm(cache: TieredCache, s: int, h: int) -> bool:
 
 def _restore_first(cache: TieredCache, s: int, h: int) -> None:
     """Read the first block and its anchor from the originals."""
-    keys, values = _originals(cache, s, 0, h)
+    keys, values = (x[s, h, 0].to(cache.device) for x in (cache.originals.keys, cache.originals.values))
     resident = cache.resident
     resident.keys[s, h, FIRST], resident.values[s, h, FIRST] = keys, values
     resident.norms[s, h, FIRST] = norms_ub(values).amax()
@@ -161,18 +190,30 @@ def _restore_first(cache: TieredCache, s: int, h: int) -> None:
     cache.checksums.resident[s, h, FIRST] = of_resident(cache.anchor, resident)[s, h, FIRST]
 
 
-def _encode_again(cache: TieredCache, s: int, b: int, h: int) -> None:
-    """Encode a block of one KV head from its originals; other heads of its page stay as they are."""
-    page = cache.pages.pages(s)[b]
-    to = torch.tensor([page], dtype=torch.int32, device=cache.device)
-    kept = {name: tensor[page].clone() for name, tensor in cache.pool.tensors().items()}
-    keys, values = (x[None, None].expand(1, cache.kv_heads, -1, -1).contiguous() for x in _originals(cache, s, b, h))
-    encode_keys(keys, to, cache.pool)
-    encode_values(values, to, cache.pool, cache.anchor[s][None], VALUE_FORMATS[cache.values])
+def _encode_again(cache: TieredCache, damaged: list[tuple[int, int, int]]) -> None:
+    """Encode blocks from their originals, by sequence, block and KV head; other heads of their pages stay as they are.
+
+    Anchors have been restored: annotations are measured from them.
+    """
+    blocks = list(dict.fromkeys((s, b) for s, b, _ in damaged))
+    s, b = (torch.tensor(column) for column in zip(*blocks, strict=True))
+    pages = torch.tensor([cache.pages.pages(i)[j] for i, j in blocks], device=cache.device)
+    rewritten = torch.zeros(len(blocks), cache.kv_heads, dtype=torch.bool)
+    for i, j, h in damaged:
+        rewritten[blocks.index((i, j)), h] = True
+    rewritten = rewritten.to(cache.device)
+    keys, values = (
+        x[s.to(x.device), :, b.to(x.device)].to(cache.device) for x in (cache.originals.keys, cache.originals.values)
+    )
+    # originals of other heads may be missing, which are NaN
+    keys, values = (torch.where(rewritten[..., None, None], x, 0.0) for x in (keys, values))
+    kept = {name: tensor[pages] for name, tensor in cache.pool.tensors().items()}
+    encode_keys(keys, pages, cache.pool)
+    encode_values(values, pages, cache.pool, cache.anchor[s.to(cache.device)], VALUE_FORMATS[cache.values])
     for name, tensor in cache.pool.tensors().items():
-        for other in range(cache.kv_heads):
-            if other != h:
-                tensor[page, other] = kept[name][other]
-    owner = torch.tensor([s * cache.max_blocks + b], device=cache.device)
-    # equal to what it was, unless the checksum itself was what was damaged
-    cache.checksums.blocks[page, h] = cache.checksums.of_blocks(cache.pool, to.to(torch.int64), owner)[0, h]
+        mine = rewritten.view(*rewritten.shape, *[1] * (tensor.ndim - 2))
+        tensor[pages] = torch.where(mine, tensor[pages], kept[name])
+    # equal to what they were, unless the checksum itself was what was damaged
+    owner = (s * cache.max_blocks + b).to(cache.device)
+    now = cache.checksums.of_blocks(cache.pool, pages, owner)
+    cache.checksums.blocks[pages] = torch.where(rewritten, now, cache.checksums.blocks[pages])

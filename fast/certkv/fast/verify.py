@@ -27,6 +27,7 @@ from certkv.fast.errors import CorruptionError
 from certkv.fast.finish import Result
 from certkv.fast.host import Originals
 from certkv.fast.resident import Resident
+from certkv.fast.scratch import Scratch
 from certkv.fast.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Verifier:
     def after(self, cache: TieredCache, coded: Coded, ws: Workspace, choice: Choice, exact: bool, out: Result) -> None:
         """Compare what was read, and take back outputs of sequences in which something is wrong."""
         read = Read(ws.levels, choice.action, exact)
-        self.use.verify(coded, cache.resident, cache.originals, cache.checksums, read, self.offender)
+        self.use.verify(coded, cache.resident, cache.originals, cache.scratch, cache.checksums, read, self.offender)
         self.use.withdraw(self.offender, out)
 
 
@@ -175,6 +176,7 @@ def verify_twin(
     coded: Coded,
     resident: Resident,
     originals: Originals,
+    scratch: Scratch,
     sums: Checksums,
     read: Read,
     offender: torch.Tensor,
@@ -188,6 +190,8 @@ def verify_twin(
     resident : Resident
     originals : Originals
         Those that the step has read are compared, where they are present.
+    scratch : Scratch
+        Where it has read those that are in it.
     sums : Checksums
     read : Read
     offender : int32 [batch]
@@ -205,7 +209,11 @@ def verify_twin(
     for side, needed in enumerate(originals_read(coded, read, heads)):
         n, h, at = (needed & (originals.present != 0)).nonzero().unbind(-1)
         store = (originals.keys, originals.values)[side].flatten(0, 2)
-        found = totals_twin((store,), (n * heads + h) * max_blocks + at)
+        slot = scratch.slot(n, h, at, side)
+        held = (slot >= 0) & (slot < scratch.slots)
+        found = torch.zeros_like(slot)
+        found[held] = totals_twin((scratch.pool,), slot[held])
+        found[~held] = totals_twin((store,), ((n * heads + h) * max_blocks + at)[~held])
         wrong[n, h, at] |= found != sums.originals[side, n, h, at]
     wrong[..., max_blocks:] = of_resident(coded.anchor, resident) != sums.resident
     place = unit * heads + torch.arange(heads, device=unit.device)[:, None]

@@ -21,7 +21,7 @@ SETTINGS = (
 
 def launches() -> None:
     for values, dtype, heads, head_dim in SETTINGS:
-        cache = TieredCache(1, 8, head_dim, 4096, dtype, values=values)
+        cache = TieredCache(1, 8, head_dim, 4096, dtype, values=values, scratch_bytes=1 << 20)
         made = plan(cache, heads, Budget(0.05), verify="step")
         sums = cache.checksums
         if made.verifier is None:

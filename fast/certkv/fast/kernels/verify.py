@@ -19,6 +19,7 @@ from certkv.fast.finish import Result
 from certkv.fast.host import Originals
 from certkv.fast.kernels.checksum import OWNER_WEIGHT, WARPS, patterns, records, resident_constants, resident_total
 from certkv.fast.resident import Resident
+from certkv.fast.scratch import Scratch
 from certkv.fast.verify import NOBODY, Read
 
 ENTRIES = 1024
@@ -66,6 +67,19 @@ def guard_kernel(
         tl.atomic_min(offender + s, first)
 
 
+@triton.jit
+def original(store, scratch, slots, at, item, BLOCK_BYTES: tl.constexpr, SLOTS: tl.constexpr, N: tl.constexpr):
+    """Sum an original where the step has read it: in scratch if it is there."""
+    slot = tl.full((), -1, tl.int32)
+    if SLOTS > 0:
+        slot = tl.load(slots + item)
+    if (slot >= 0) & (slot < SLOTS):
+        total = records((scratch,), slot.to(tl.int64), (0,), (BLOCK_BYTES,), N)
+    else:
+        total = records((store,), at, (0,), (BLOCK_BYTES,), N)
+    return total
+
+
 @triton.jit(do_not_specialize=["max_blocks", "side"])
 def verify_kernel(
     fields,
@@ -74,6 +88,8 @@ def verify_kernel(
     sums,
     keys,
     values,
+    scratch,
+    slots,
     present,
     original_sums,
     side,
@@ -89,6 +105,7 @@ def verify_kernel(
     B: tl.constexpr,
     EXACT: tl.constexpr,
     BLOCK_BYTES: tl.constexpr,
+    SLOTS: tl.constexpr,
     POOL_STARTS: tl.constexpr,
     POOL_SIZES: tl.constexpr,
     STARTS: tl.constexpr,
@@ -120,10 +137,10 @@ def verify_kernel(
                 level |= tl.where(tl.load(action + kv * G + g) == GIVEN_UP, 3, 0)
         level = tl.where(tl.load(present + at) != 0, level, 0)
         if (level & 1) != 0:
-            total = records((keys,), at, (0,), (BLOCK_BYTES,), N)
+            total = original(keys, scratch, slots, at, at * 2, BLOCK_BYTES, SLOTS, N)
             wrong |= (total != tl.load(original_sums + at)).to(tl.int32)
         if (level & 2) != 0:
-            total = records((values,), at, (0,), (BLOCK_BYTES,), N)
+            total = original(values, scratch, slots, at, at * 2 + 1, BLOCK_BYTES, SLOTS, N)
             wrong |= (total != tl.load(original_sums + side + at)).to(tl.int32)
     if wrong != 0:
         tl.atomic_min(offender + sequence, (unit * H + head).to(tl.int32))
@@ -238,6 +255,7 @@ def verify(
     coded: Coded,
     resident: Resident,
     originals: Originals,
+    scratch: Scratch,
     sums: Checksums,
     read: Read,
     offender: torch.Tensor,
@@ -251,6 +269,8 @@ def verify(
         coded.lengths,
         sums.blocks,
         *patterns((originals.keys.flatten(0, 2), originals.values.flatten(0, 2))),
+        *patterns((scratch.pool,)),
+        scratch.table,
         originals.present,
         sums.originals,
         originals.present.numel(),
@@ -266,6 +286,7 @@ def verify(
         B=coded.block,
         EXACT=read.exact,
         BLOCK_BYTES=originals.block_bytes,
+        SLOTS=scratch.slots,
         POOL_STARTS=starts(sizes(of_pool)),
         POOL_SIZES=sizes(of_pool),
         num_warps=WARPS,

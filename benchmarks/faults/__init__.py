@@ -1,0 +1,1 @@
+"""What faults in memory do to outputs and certificates of the kernel library."""
