@@ -27,6 +27,7 @@ from certkv.fast.formats import VALUE_FORMATS
 from certkv.fast.kernels import append_one as kernels
 from certkv.fast.kernels import encode_keys as key_kernels
 from certkv.fast.kernels import encode_values as value_kernels
+from certkv.fast.kernels import finish as finish_kernel
 from certkv.fast.plan import plan
 from certkv.fast.policies import Budget, Naive, PaperPolicy
 from certkv.fast.step import Step
@@ -354,6 +355,34 @@ def test_a_step_after_a_refusal_has_no_output(policy: Any) -> None:
     made.run(q, out=step)
     with pytest.raises(CapacityError, match="sequence 0"):
         step.check()
+
+
+def test_the_kernel_that_finishes_says_so_too() -> None:
+    """The same statuses, positions and NaN as its twin, where a token was refused and where none was."""
+    cache = new()
+    k, v = draw(9)
+    cache.append(k, v)
+    cache.reserve()
+    wrong = k[:, 0].clone()
+    wrong[1, 1, 2] = float("nan")
+    cache.append_one(wrong, v[:, 0])
+    made = plan(cache, 2 * KV_HEADS, Naive())
+    by_kernel, twin = made.step(), made.passes.finish
+
+    def both(*arguments: Any) -> None:
+        twin(*arguments)
+        given: list[Any] = [*arguments[:-1], by_kernel.result]
+        finish_kernel.launch(*given)
+
+    made.passes = made.passes._replace(finish=both)
+    step = made.run(draw(2, 5)[0].flatten(1, 2).contiguous(), out=made.step())
+    assert step.certificate.status[:, 0].tolist() == [Status.OK, Status.NONFINITE_KEY]
+    assert step.position.tolist() == [-1, HEAD_DIM + 2]
+    pairs = {name: (getattr(step, name), getattr(by_kernel, name)) for name in ("output", "lse", "position")}
+    pairs |= {name: (tensor, getattr(by_kernel.certificate, name)) for name, tensor in vars(step.certificate).items()}
+    for name, (ours, theirs) in pairs.items():
+        assert torch.equal(ours.isnan(), theirs.isnan()), name
+        assert torch.equal(ours.nan_to_num(7), theirs.nan_to_num(7)), name
 
 
 def test_a_copy_appends_to_itself() -> None:

@@ -36,3 +36,39 @@ def test_every_page_is_free_or_held_once(events: list[tuple[int, int]]) -> None:
         for s, mine in held.items():
             assert pages.pages(s) == mine
             assert pages.table[s].tolist() == mine + [NO_PAGE] * (8 - len(mine))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["append", "reserve", "release"]), st.integers(0, 2), st.integers(0, 4))))
+def test_reserved_pages_are_used_first(events: list[tuple[str, int, int]]) -> None:
+    """Whatever is reserved in between, no page is held twice or lost, and the table says what is held."""
+    pages = PageTable(3, 8, 20, CPU)
+    used: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    for event, sequence, count in events:
+        others = [0, 0, 0]
+        others[sequence] = count
+        if event == "release":
+            assert pages.release(sequence)[: len(used[sequence])] == used[sequence]
+            used[sequence] = []
+        elif event == "reserve":
+            wanted = [min(8, len(mine) + n) for mine, n in zip(used.values(), others, strict=True)]
+            before = [len(used[s]) + len(pages.reserved(s)) for s in range(3)]
+            if sum(max(0, n - have) for n, have in zip(wanted, before, strict=True)) > pages.free:
+                continue
+            pages.reserve(wanted)
+            for s, (n, have) in enumerate(zip(wanted, before, strict=True)):
+                assert len(used[s]) + len(pages.reserved(s)) == max(n, have)
+        elif len(used[sequence]) + count <= 8 and count - len(pages.reserved(sequence)) <= pages.free:
+            spare, new = pages.reserved(sequence), pages.next(others)
+            assert new[: len(spare)] == spare[:count]
+            # the host may hear of blocks that a graph has filled only afterwards
+            if len(spare) >= count:
+                pages.advance(sequence, len(used[sequence]) + count)
+            else:
+                pages.assign(sequence, new)
+            used[sequence] += new
+        held = [page for s in range(3) for page in pages.pages(s) + pages.reserved(s)]
+        assert sorted(held + pages.upcoming(pages.free)) == list(range(20))
+        for s, mine in used.items():
+            assert pages.pages(s) == mine
+            row = mine + pages.reserved(s)
+            assert pages.table[s].tolist() == row + [NO_PAGE] * (8 - len(row))
