@@ -267,6 +267,10 @@ def findings(step: Step, policy: Budget | Naive, cache: Cache, v: AnyArray) -> l
         ("rung", 5, "no such rung"),
         ("host_bytes", 7, "host_bytes"),
         ("promoted", 99, "more blocks"),
+        ("levels", 99, "more blocks at levels"),
+        ("levels", 1, "last level"),
+        ("plane_bytes", -1, "not paid for"),
+        ("plane_bytes", 8, "host_bytes"),
         ("tolerance", 1.0, "reports one"),
     ],
 )

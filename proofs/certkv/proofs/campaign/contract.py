@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 
 import numpy as np
 
 from certkv.reference import Budget, Cache, Certificate, Naive, PaperPolicy, Policy, Status, Step
+from certkv.reference.cache import Side
 from certkv.reference.numbers import norm_ub
-from certkv.reference.numbers.types import AnyArray, BoolArray, FloatArray
+from certkv.reference.numbers.types import AnyArray, BoolArray, FloatArray, IntArray
 
 Findings = list[str]
 
@@ -65,7 +67,7 @@ def check_tolerance(step: Step, policy: Policy, values: AnyArray, ratio: int) ->
 
 
 def check_promotion(step: Step, policy: Policy, cache: Cache, blocks: int) -> Findings:
-    """Promoted blocks, rung and bytes tell the same story."""
+    """Promoted blocks, levels, rung and bytes tell the same story."""
     c = step.certificate
     pinned = min(1, blocks) if isinstance(policy, Budget) else 0
     block_bytes = cache.block * cache.head_dim * cache.dtype.itemsize
@@ -73,27 +75,45 @@ def check_promotion(step: Step, policy: Policy, cache: Cache, blocks: int) -> Fi
     whole = (c.promoted == blocks - pinned).all(axis=-1)
     findings = [
         *failing((c.rung >= 0) & (c.rung <= 4), "no such rung"),
-        *failing(c.host_bytes == total * block_bytes, "host_bytes is not promoted blocks times their size"),
+        *failing((c.levels[..., -1] == c.promoted).all(axis=-1), "the last level is not what was promoted"),
+        *failing(c.plane_bytes >= planes_in_use(step, cache), "planes that are in use were not paid for"),
+        *failing(
+            c.host_bytes == total * block_bytes + (c.plane_bytes if cache.planes.place == "host" else 0),
+            "host_bytes is not promoted blocks times their size, and planes",
+        ),
         *failing(((c.promoted >= 0) & (c.promoted <= blocks - pinned)).all(axis=-1), "more blocks promoted than exist"),
+        *failing((c.levels.sum(axis=-1) <= blocks - pinned).all(axis=-1), "more blocks at levels than exist"),
         *failing(whole | (c.rung < 3), "rung 3 or 4 without all originals"),
     ]
     if isinstance(policy, Naive):
-        findings += failing((c.rung == 0) & (total == 0), "Naive promoted something")
+        findings += failing((c.rung == 0) & ~c.levels.any(axis=(1, 2)), "Naive promoted something")
     if isinstance(policy, PaperPolicy):
         findings += failing((c.promoted[:, 1] > 0) == (c.rung >= 2) if blocks else c.rung >= 0, "rung 2 misreported")
     if isinstance(policy, Budget):
-        keys, values = c.promoted[:, 0] > 0, c.promoted[:, 1] > 0
+        keys, values = c.levels[:, 0].any(axis=-1), c.levels[:, 1].any(axis=-1)
         told = np.where(values, 2, np.where(keys, 1, 0))
         findings += failing((c.rung >= 3) | (c.rung == told), "rung does not follow from what was promoted")
     return findings + check_moved(step, cache, block_bytes)
 
 
+def planes_in_use(step: Step, cache: Cache) -> IntArray:
+    """Bytes of the planes of blocks that are used at a level between base plane and original, per head."""
+    levels = step.certificate.levels
+    total = np.zeros(len(levels), np.int64)
+    sides: tuple[Side, Side] = ("keys", "values")
+    for side, used in zip(sides, levels.swapaxes(0, 1), strict=True):
+        for level, size in enumerate(np.cumsum(cache.plane_bytes(side)).tolist()):
+            total += size * used[:, level]
+    return total
+
+
 def check_moved(step: Step, cache: Cache, block_bytes: int) -> Findings:
-    """Bytes moved are whole blocks, and without scratch at least what the neediest head of each KV head needed."""
+    """Bytes moved are blocks and planes, and without scratch at least what the neediest head of each KV head needed."""
     needed = int(step.certificate.host_bytes.reshape(cache.kv_heads, -1).max(axis=-1).sum())
     findings = []
-    if step.moved_bytes < 0 or step.moved_bytes % block_bytes:
-        findings.append(f"moved_bytes={step.moved_bytes} is no number of blocks")
+    unit = math.gcd(block_bytes, *cache.plane_bytes("keys"), *cache.plane_bytes("values"))
+    if step.moved_bytes < 0 or step.moved_bytes % unit:
+        findings.append(f"moved_bytes={step.moved_bytes} is no number of blocks and planes")
     if cache.scratch.bytes == 0 and step.moved_bytes < needed:
         findings.append(f"moved_bytes={step.moved_bytes}, but heads needed {needed} and there is no scratch")
     return findings

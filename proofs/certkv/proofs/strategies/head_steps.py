@@ -20,8 +20,8 @@ HEAD_DIMS = (1, 2, 3, 4, 5, 8, 17, 33)
 """Odd ones, and ones that end in a shorter group of every value format."""
 
 BLOCKS = (1, 2, 3, 4, 8, 64)
-KEYS = (*KEY_FORMATS, "oscar", "oscar-head", "oscar-paper", "oscar+2+4")
-VALUES = (*VALUE_FORMATS, "oscar", "oscar+2+4")
+KEYS = (*KEY_FORMATS, "int8+4", "int4+4", "oscar", "oscar-head", "oscar-paper", "oscar+2+4")
+VALUES = (*VALUE_FORMATS, "int4-g32+4", "oscar", "oscar+2+4")
 OUT_DTYPES = ("float64", "float32", "float16", "bfloat16")
 SCALES = (1.0, -0.7, 0.01, 30.0, 2.0**-20, 2.0**40, 2.0**-128, 2.0**128)
 QUERIES = ("normal", "along_a_key", "zeros", "ties", "tiny", "huge")
