@@ -45,22 +45,17 @@ def markdown(counts: Counts) -> str:
         text += [
             f"**{damage.capitalize()}**",
             "",
-            "| field | faults | off: reported | within | **beyond** | crashed | step: reported | within | **beyond** "
-            "| dense | typed error | restored |",
-            "|---|" + "---|" * 11,
+            "| field | off: faults | reported | within | **beyond** | crashed | step: faults | reported | within "
+            "| **beyond** | crashed | dense | typed error | restored |",
+            "|---|" + "---|" * 13,
         ]
         for name in [*names, "all"]:
             rows = [
                 sum((found for key, found in mine.items() if key.verify == v and name in (key.field, "all")), Counter())
                 for v in ("off", "step")
             ]
-            off, on = rows
-            cells = [
-                off["faults"],
-                *(off[o] for o in OUTCOMES),
-                *(on[o] for o in OUTCOMES[:3]),
-                *(on[a] for a in AFTER),
-            ]
+            after = [rows[1][name] for name in AFTER]
+            cells = [row[name] for row in rows for name in ("faults", *OUTCOMES)] + after
             text.append(f"| {name} | " + " | ".join(f"{cell:,}" for cell in cells) + " |")
         text.append("")
     return "\n".join(text)
