@@ -250,3 +250,18 @@ def test_runs_of_one_layer_share_a_cache(tmp_path: Path) -> None:
         (alone,) = measure(loaded, [policy], Formats(), backend=backend("torch"))
         assert [s.bound for s in alone.steps] == [s.bound for s in together.steps]
         assert [s.error for s in alone.steps] == [s.error for s in together.steps]
+
+
+@pytest.mark.parametrize("unit", ["values", "output", "absolute"])
+def test_tolerances_are_enforced_in_every_unit(unit: str, run: Run, tmp_path: Path) -> None:
+    path, out = save(synthetic(), tmp_path / "a.npz"), tmp_path / "o.json"
+    options = ("--policy", "budget", "--relative-to", unit, "--tolerance", "0.03", "--json", out, "--quiet")
+    assert run("audit", path, "--backend", "torch", *options).code == 0
+    tree = read_json(out)
+    assert tree["config"]["policies"]["budget"]["parameters"]["relative_to"] == unit
+    for row in tree["heads"]:
+        assert row["tolerance"] > 0
+        assert row["bound"] <= row["tolerance"] or row["rung"] == 3
+        if unit == "absolute":
+            # times 1 - 2^-20, rounded to FP32
+            assert 0.03 * (1 - 2**-20) * (1 - 2**-24) <= row["tolerance"] <= 0.03

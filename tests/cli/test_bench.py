@@ -57,6 +57,18 @@ def test_rows_are_printed_and_appended(run: Run, tmp_path: Path, monkeypatch: py
     assert float(found[1]["promoted"]) == 0 < 1 <= float(found[2]["promoted"])
 
 
+def test_scratch_is_timed_cold_and_warm(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "failures", lambda *arguments: iter(()))
+    out = tmp_path / "bench.csv"
+    more = ("--tokens", "100", "--policy", "budget", "--tolerance", "20%", "--scratch-bytes", "65536", "--replays", "2")
+    assert run("bench", *SMALL, *more, "--csv", out).code == 0
+    with out.open(newline="") as file:
+        cold, warm = csv.DictReader(file)
+    assert (cold["scratch"], warm["scratch"]) == ("cold", "warm")
+    assert float(cold["host_mb"]) == float(warm["host_mb"]) > 0
+    assert float(cold["moved_mb"]) > 0 == float(warm["moved_mb"])
+
+
 def broken(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     """Plant a defect: certificates promise ``factor`` of what they should."""
     honest = finish.finish_twin

@@ -161,14 +161,14 @@ def table(timed: list[Row]) -> list[str]:
     """Return lines: one per row."""
     lines = [
         "batch   tokens  keys    values    policy  tolerance  scratch   step us  dense us  dense/step  "
-        "floor us  dense floor us  promoted %  rung   host MB  bound/error"
+        "floor us  dense floor us  promoted %  rung   host MB  moved MB  bound/error"
     ]
     for r in timed:
         lines.append(
             f"{r.batch:5d}  {r.tokens:7d}  {r.keys:6s}  {r.values:8s}  {r.policy:6s}  {r.tolerance:>9s}  "
             f"{r.scratch:7s}  "
             f"{r.step_us:8.1f}  {r.dense_us:8.1f}  {r.speedup:10.2f}  {r.floor_us:8.1f}  {r.dense_floor_us:14.1f}  "
-            f"{r.promoted:10.2f}  {r.rung:4d}  {r.host_mb:8.2f}  {r.tightness:11.1f}"
+            f"{r.promoted:10.2f}  {r.rung:4d}  {r.host_mb:8.2f}  {r.moved_mb:8.2f}  {r.tightness:11.1f}"
         )
     return lines
 

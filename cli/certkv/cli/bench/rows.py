@@ -41,8 +41,8 @@ class Row:
         Share of the blocks, keys and values, that heads read as originals, in percent.
     rung : int
         Highest one taken.
-    host_mb : float
-        Megabytes that all heads needed from originals.
+    host_mb, moved_mb : float
+        Megabytes that all heads needed from originals, each for itself; that really went over the bus.
     tightness : float
         Bound over error, geometric mean.
     """
@@ -61,6 +61,7 @@ class Row:
     promoted: float
     rung: int
     host_mb: float
+    moved_mb: float
     tightness: float
 
     @property
@@ -209,6 +210,7 @@ def timed(
         promoted=100.0 * promoted(scene, step),
         rung=int(certificate.rung.max()),
         host_mb=float(certificate.host_bytes.sum()) / 1e6,
+        moved_mb=float(step.moved_bytes.sum()) / 1e6,
         tightness=math.exp(sum(map(math.log, ratios)) / len(ratios)),
     )
 
