@@ -45,7 +45,8 @@ class Scene:
         error = (step.output.double() - self.exact).norm(dim=-1)
         # the norm of d differences rounds by less than 2^-40 of it; a NaN is beyond every bound
         within = error * (1.0 - 2.0**-40) - self.error_ub <= step.certificate.bound.double()
-        return ~within.all(-1)
+        outside: torch.Tensor = ~within.all(-1)
+        return outside
 
 
 KINDS = [(values, dtype) for values in VALUE_FORMATS for dtype in (torch.float16, torch.bfloat16)]

@@ -173,6 +173,11 @@ class OneTokenAppends(Handled):
                 self.refusals.forget(s)
                 raise refusal(s, status, position, self.head_dim)
 
+    def learn(self, sequence: int, tokens: int) -> None:
+        """Correct the mirror of a sequence's length."""
+        self._tokens[sequence] = tokens
+        self.pages.advance(sequence, tokens // self.block)
+
     def _held(self) -> Held:
         return Held(
             self.pool,

@@ -139,16 +139,17 @@ def repair(cache: TieredCache) -> list[Damage]:
         Something is left that cannot be restored, the first of it: originals and tails are the only copies there are.
         All else was made good.
     """
-    found = find(cache, originals=True)
+    lengths = [s for s in range(cache.batch) if _restore_length(cache, s)]
+    found = [Damage(s, LENGTH) for s in lengths] + find(cache, originals=True)
     lost = {(d.sequence, d.block, d.kv_head) for d in found if d.part in (ORIGINAL_KEYS, ORIGINAL_VALUES)}
     left, again = [], []
     for s in {damage.sequence for damage in found}:
         cache.scratch.clear(s)
     for damage in found:
         s, h, b = damage.sequence, damage.kv_head, damage.block
-        if damage.part == LENGTH:
-            cache.lengths[s] = cache.checksums.lengths[s] = cache.tokens[s]
-        elif damage.part == PAGE and b is not None:
+        if damage.part == LENGTH and s in lengths:
+            continue
+        if damage.part == PAGE and b is not None:
             cache.pages.table[s, b] = cache.pages.pages(s)[b]
         elif damage.part == CODED and b is not None and h is not None and _usable(cache, s, b, h, lost):
             again.append((s, b, h))
@@ -167,6 +168,21 @@ def _usable(cache: TieredCache, s: int, b: int, h: int, lost: set[tuple[int, int
     """Whether a block's originals are there and what they were, and those of the first block, which give the anchor."""
     there = cache.originals.present[s, h, : cache.blocks(s)][[0, b]] if cache.blocks(s) > b else None
     return there is not None and bool((there != 0).all()) and not {(s, b, h), (s, 0, h)} & lost
+
+
+def _restore_length(cache: TieredCache, s: int) -> bool:
+    """Take the one of length, its copy and the host's that what is stored bears out; whether they had differed."""
+    known = {int(cache.lengths[s]), int(cache.checksums.lengths[s]), cache.tokens[s]}
+    if len(known) == 1:
+        return False
+    # originals are finite, and places of a tail without a token are not
+    live = int(torch.isfinite(cache.resident.values[s, 0, TAIL, :, 0]).sum())
+    stored = int((cache.originals.present[s, 0] != 0).sum()) * cache.block + live
+    if stored not in known:
+        return False
+    cache.lengths[s] = cache.checksums.lengths[s] = stored
+    cache.learn(s, stored)
+    return True
 
 
 def _restore_norm(cache: TieredCache, s: int, h: int) -> bool:

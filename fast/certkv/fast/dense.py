@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from certkv.fast import float64
 from certkv.fast.cache import TieredCache
 from certkv.fast.checksum import of_resident, totals
-from certkv.fast.damage import HELD_TAIL, ORIGINAL_KEYS, ORIGINAL_VALUES
+from certkv.fast.damage import HELD_TAIL, LENGTH, ORIGINAL_KEYS, ORIGINAL_VALUES
 from certkv.fast.errors import CorruptionError, HostMissingError
 from certkv.fast.numbers import round_up
 from certkv.fast.resident import TAIL
@@ -70,6 +70,8 @@ def gather(cache: TieredCache, sequence: int, buffer: torch.Tensor) -> tuple[tor
         What was copied is not what was written.
     """
     blocks, tokens = cache.blocks(sequence), cache.tokens[sequence]
+    if int(cache.checksums.lengths[sequence]) != tokens:
+        raise CorruptionError(sequence, None, None, LENGTH)  # where the device knows first, the host has it from there
     if not bool((cache.originals.present[sequence, :, :blocks] == 1).all()):
         raise HostMissingError(sequence)
     shape = (cache.kv_heads, tokens, cache.head_dim)

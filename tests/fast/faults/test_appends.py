@@ -9,8 +9,11 @@ import torch
 
 from certkv.fast import checksum
 from certkv.fast.cache import TieredCache
+from certkv.fast.certificate import Status
 from certkv.fast.errors import CorruptionError
 from certkv.fast.kernels import checksum as kernels
+from certkv.fast.plan import plan
+from certkv.fast.policies import Naive
 from certkv.fast.resident import TAIL
 
 from .scene import BLOCK, HEAD_DIM, KV_HEADS, drawn, flip
@@ -83,3 +86,27 @@ def test_damage_before_an_append_is_damage_after_it(single: bool) -> None:
                 cache.append(k[:, t : t + 1], v[:, t : t + 1])
             with pytest.raises(CorruptionError, match=r"sequence 0, KV head 1: .*the tail"):
                 cache.verify()
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_a_length_that_the_device_knows_first_is_restored_from_what_is_stored(copy: bool) -> None:
+    """The host has it from the device, damaged: rung 4 would leave tokens out, and says so instead."""
+    cache = new()
+    k, v = drawn(2, 19)
+    cache.reserve()
+    for t in range(19):
+        cache.append_one(k[:, t], v[:, t])
+    made = plan(cache, KV_HEADS, Naive(), verify="step")
+    damaged = cache.checksums.lengths if copy else cache.lengths
+    damaged[0] = 17
+    step = made.run(torch.randn(2, KV_HEADS, HEAD_DIM).half(), out=made.step())
+    assert step.certificate.status[:, 0].tolist() == [Status.CHECKSUM, Status.OK]
+    for call in (step.check, step.resolve, cache.verify):
+        with pytest.raises(CorruptionError, match=r"sequence 0: .*the length"):
+            call()
+    assert [(d.sequence, d.part) for d in cache.repair()] == [(0, "the length on the device")]
+    assert cache.tokens == (19, 19)
+    assert cache.lengths.tolist() == cache.checksums.lengths.tolist() == [19, 19]
+    step.resolve()
+    step.check()
+    cache.verify(originals=True)
