@@ -54,5 +54,5 @@ def bytes_with_residual(
     if residual < 1 or residual % block or tokens < 0:
         raise SettingError(f"residual {residual} must be a multiple of block {block}, and tokens {tokens} at least 0")
     coded = tokens - tokens % residual
-    of_token = sum(bytes_per_token(fmt, block, head_dim, kv_heads) for fmt in (keys, values))
+    of_token = sum((bytes_per_token(fmt, block, head_dim, kv_heads) for fmt in (keys, values)), Fraction(0))
     return coded * of_token + (tokens - coded) * dense_bytes_per_token(head_dim)
