@@ -108,7 +108,8 @@ def charges(roundings: Callable[[int], int] = rotation.roundings) -> None:
 
     Scores: ``(1 + g_d)(1 + g_r) - 1 <= g_(d+r)``. Distances of all tokens: the three shares ``g_(d+4)`` that are left
     over cover what ``r + 1`` roundings of a decoded value move a squared distance, ``2 g + g^2``. Distance of one
-    token: ``(1 + 2r) u`` covers ``g_(r+1)``, of the meaning, in terms of what was computed.
+    token: ``(1 + 2r) u`` covers ``g_(r+1)``, of the meaning, in terms of what was computed. Weighted sums of N values:
+    ``g_(2 (N+r) + 6)`` for ``g_(2N+6)`` and the ``r + 1`` roundings of each.
     """
     u = Fraction(1, 2**53)
 
@@ -126,6 +127,8 @@ def charges(roundings: Callable[[int], int] = rotation.roundings) -> None:
             "squared distances": 2 * one + one * one <= 3 * g(d + 4),
             "one distance": one <= (1 + 2 * r) * u * (1 - one),
         }
+        for n in (1, 64, 2**17, 2**30):
+            holds[f"a sum of {n} values"] = (1 + g(2 * n + 6)) * (1 + one) - 1 <= g(2 * (n + r) + 6)
         for what, held in holds.items():
             if not held:
                 raise CheckFailed(f"head size {d}: {what} is not covered")
@@ -179,7 +182,7 @@ FACTS = (
     Exhaustive(
         "rotation.charges",
         "rotation",
-        "head sizes 1..1024, in rational arithmetic: what a step charges a score and its distances covers the "
+        "head sizes 1..1024, in rational arithmetic: what a step charges scores, sums and distances covers the "
         "rotation's roundings",
         charges,
         partial(charges, roundings=lambda head_dim: rotation.roundings(head_dim) - 1),
