@@ -233,7 +233,7 @@ def _zero_token(*, zero: bool = True) -> Goal:
 FIGURES = tuple(
     Lemma(
         f"oscar_element.figure{bits}_{kind}",
-        f"{kind}, L = {2**bits - 1}: all of it is at most [D(1/2 + 2^-{10 if bits == 2 else 9} + Lu) + u|Z|](1 + 4u) "
+        f"{kind}, L = {2**bits - 1}: all of it is at most (1 + 4u)(D(1/2 + 2^-{10 if bits == 2 else 9} + Lu) + u|Z|) "
         f"+ (L + 2)h",
         partial(_figure, bits, unit),
         partial(_figure, bits, unit, room=-2),
@@ -245,8 +245,8 @@ FIGURES = tuple(
 PUBLISHED = tuple(
     Lemma(
         f"oscar_element.published_{kind}",
-        f"{kind}: codes from s and z before storing, decoded with rounding: [D(1/2 + 2^-10 + 3u) + u|Z| + u max]"
-        "(1 + 4u) + 6h",
+        f"{kind}: codes from s and z before storing, decoded with rounding: "
+        "(1 + 4u)(D(1/2 + 2^-10 + 3u) + u|Z| + u max) + 6h",
         partial(_published, unit),
         partial(_published, unit, carried=False),
     )

@@ -362,7 +362,7 @@ THEOREMS: tuple[Theorem, ...] = (
         title="Two and four bits from metadata",
         statement="A number coded with an integer zero point is within little more than half a step, and what the "
         "offset's rounding adds; scores and norms of tokens follow from element bounds.",
-        formula="|x - (Z + D code)| <= [D (1/2 + slack_L + L u) + u |Z|] (1 + 4u) + (L+2) h;  "
+        formula="|x - (Z + D code)| <= (1 + 4u) (D (1/2 + slack_L + L u) + u |Z|) + (L+2) h;  "
         "|n <q~, x - x_hat>| <= n sum_c |q~_c| e_c;  ||x - x_hat|| <= sqrt(g) ||(e_1, e_2, ...)||",
         hypotheses=(
             "codes come from the stored step and offset; 2 or 4 bits (slack 2^-10, 2^-9)",

@@ -143,7 +143,7 @@ def _element(variant: str, levels: int) -> Attack:
         ]
 
     names = {
-        "zero_point": "[D (1/2 + slack + L u) + u abs(Z)](1 + 4u) + (L + 2) h, zero point",
+        "zero_point": "(1 + 4u)(D (1/2 + slack + L u) + u abs(Z)) + (L + 2) h, zero point",
         "published": "the same with a rounded decode, codes from unstored metadata",
         "half_step": "D/2, codes from unstored metadata (published, unsound)",
     }
