@@ -315,6 +315,9 @@ def test_a_bound_that_became_loose_or_a_control_that_holds_is_noticed(monkeypatc
         ("spectral.direct", times(SMALL, spectral, "direct_key_terms")),
         ("outward_fp32.perp", times(SMALL, outward_fp32, "beta_perp_ub")),
         ("kernel_arithmetic.sums", times(0.9, kernel_arithmetic, "accumulation_ub")),
+        ("oscar_element.zero_point_2", times(0.98, oscar_element, "element_ub")),
+        ("token_norm_imbalance.distance", times(1.0 / SMALL, token_norm_imbalance, "steps_norm_lb")),
+        ("planes.level_1", times(0.99, planes, "cell_ub")),
     ],
 )
 def test_the_search_finds_a_hole_without_being_told_where(
