@@ -170,4 +170,4 @@ def one_sequence_for_all(patch: pytest.MonkeyPatch) -> None:
 def test_a_planted_mistake_is_noticed(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     with pytest.raises((AssertionError, NonFiniteError, pytest.fail.Exception)):
-        run(40, 12)
+        run(120, 16)

@@ -15,11 +15,14 @@ import torch
 from certkv.fast.arithmetic import signed_constant
 from certkv.fast.coded import Coded, grouped
 from certkv.fast.resident import FIRST, TAIL, Resident
+from certkv.fast.scaled_query import query_power
 from certkv.fast.workspace import BIAS, Workspace
 
 
-def attend(q: torch.Tensor, coded: Coded, resident: Resident, scale: float, out: Workspace) -> None:
-    """Write the executed weights and the state of every split.
+def attend(
+    q: torch.Tensor, coded: Coded, resident: Resident, scale: float, out: Workspace, statistics: bool = True
+) -> None:
+    """Write the executed weights, the state of every split, and what the first tier of a certificate needs.
 
     Parameters
     ----------
@@ -31,7 +34,10 @@ def attend(q: torch.Tensor, coded: Coded, resident: Resident, scale: float, out:
     scale : float
         What scores are multiplied with; any sign.
     out : Workspace
-        ``weights`` and ``reference`` of the blocks, the same of resident tokens, and the ``part_*`` are written.
+        ``weights`` and ``reference`` of the blocks, the same of resident tokens, ``statistics`` and the ``part_*`` are
+        written.
+    statistics : bool
+        Whether ``out.statistics`` is wanted.
 
     Notes
     -----
@@ -40,12 +46,14 @@ def attend(q: torch.Tensor, coded: Coded, resident: Resident, scale: float, out:
     if q.is_cuda:
         from certkv.fast.kernels.attend import launch
 
-        launch(q, coded, resident, scale, out)
+        launch(q, coded, resident, scale, out, statistics)
     else:
-        attend_twin(q, coded, resident, scale, out)
+        attend_twin(q, coded, resident, scale, out, statistics)
 
 
-def attend_twin(q: torch.Tensor, coded: Coded, resident: Resident, scale: float, out: Workspace) -> None:
+def attend_twin(
+    q: torch.Tensor, coded: Coded, resident: Resident, scale: float, out: Workspace, statistics: bool = True
+) -> None:
     """Twin of the kernel, in binary32; see `attend`."""
     sign, constant = signed_constant(scale)
     heads, block = coded.anchor.shape[1], coded.block
@@ -74,6 +82,45 @@ def attend_twin(q: torch.Tensor, coded: Coded, resident: Resident, scale: float,
             if count:
                 references[s, :, :, slot] = m
         store_split(parts, s, out.splits, m, state)
+        if statistics:
+            seen = grouped(out.statistics, heads)[s]
+            chosen = slice(coded.first, coded.first + blocks)
+            seen[:, :, :3, chosen] = weight_statistics(weights[s, :, :, chosen])
+            seen[:, :, 3:, chosen] = metadata_statistics(q[s].view(query[s].shape), coded, coded.page_table[s, chosen])
+            seen[:, :, :3, -2:] = weight_statistics(slots[s])
+            for slot, count in ((FIRST, pinned), (TAIL, tail)):
+                seen[:, :, 3:, slot - 2] = torch.stack(resident_statistics(resident, s, slot, count), -1)[:, None]
+
+
+def weight_statistics(p: torch.Tensor) -> torch.Tensor:
+    """Sum, sum of squares and largest of executed weights, [H, G, n, B] -> float32 [H, G, 3, n]."""
+    wide = p.to(torch.float32)
+    return torch.stack([wide.sum(-1), (wide * wide).sum(-1), wide.amax(-1)], dim=-2)
+
+
+def metadata_statistics(q: torch.Tensor, coded: Coded, pages: torch.Tensor) -> torch.Tensor:
+    """Squares of ``||s q'||``, and of the sizes of keys and values, [H, G, d] -> float32 [H, G, 3, n]."""
+    pool, at = coded.pool, pages.to(torch.int64)
+    step, minimum, value_step, value_minimum = (
+        x[at].to(torch.float32).transpose(0, 1)
+        for x in (pool.key_step, pool.key_minimum, pool.value_step, pool.value_minimum)
+    )
+    scaled = torch.ldexp(q.to(torch.float32), query_power(q)[..., None])
+    norm = (scaled[:, :, None] * step[:, None]).square().sum(-1)
+    keys = (minimum.abs() + 256.0 * step).square().sum(-1)[:, None].expand_as(norm)
+    if coded.value_group:
+        values = torch.zeros_like(norm)
+    else:
+        levels = 2.0**coded.value_bits - 1.0
+        values = (value_minimum.abs() + levels * value_step).square().sum(-1)[:, None].expand_as(norm)
+    return torch.stack([norm, keys, values], dim=-2)
+
+
+def resident_statistics(resident: Resident, s: int, slot: int, count: int) -> tuple[torch.Tensor, ...]:
+    """Return 0, the largest square of a key's norm, and the mean norm of values, each float32 [H]."""
+    keys, values = (x[s, :, slot, :count].to(torch.float32).square().sum(-1) for x in (resident.keys, resident.values))
+    none = resident.norms.new_zeros(keys.shape[0])
+    return (none, keys.amax(-1), values.sqrt().mean(-1)) if count else (none, none, none)
 
 
 def store_split(

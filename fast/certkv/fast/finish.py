@@ -61,10 +61,11 @@ class Flags(NamedTuple):
     refused_at: torch.Tensor
 
 
-def begin_twin(levels: torch.Tensor, choice: Choice, flags: Flags, moved: torch.Tensor) -> None:
-    """Forget the last run: nothing is promoted, every head is open, nothing is missing or moved (int64 [batch])."""
+def begin_twin(levels: torch.Tensor, choice: Choice, flags: Flags, moved: torch.Tensor, reopen: bool = True) -> None:
+    """Forget the last run: nothing is promoted, missing or moved (int64 [batch]); every head is open, if ``reopen``."""
     levels.zero_()
-    choice.action.fill_(REFINE)
+    if reopen:
+        choice.action.fill_(REFINE)
     flags.missing.zero_()
     flags.dense.zero_()
     moved.zero_()

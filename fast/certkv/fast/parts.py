@@ -9,6 +9,7 @@ import torch
 from certkv.fast.cache import TieredCache
 from certkv.fast.certify import Terms
 from certkv.fast.choose import Choice
+from certkv.fast.first_tier import Opened
 from certkv.fast.paper import Selection
 from certkv.fast.refine import Corrections
 from certkv.fast.score_error import ScoreErrors
@@ -29,6 +30,7 @@ class Parts(NamedTuple):
     exact_bound: torch.Tensor
     missing: torch.Tensor
     dense: torch.Tensor
+    opened: Opened
     selection: Selection
 
     @property
@@ -47,11 +49,12 @@ class Parts(NamedTuple):
             return torch.full((batch, q_heads), torch.nan, dtype=torch.float32, device=device)
 
         shape = (batch, q_heads, max_blocks)
+        choice = Choice.empty(batch, q_heads, cache.kv_heads, max_blocks, device)
         return cls(
             errors=ScoreErrors(*(torch.full(shape, torch.nan, device=device) for _ in range(3))),
             terms=Terms.empty(batch, q_heads, max_blocks, device),
             found=Totals.empty(batch, q_heads, device),
-            choice=Choice.empty(batch, q_heads, cache.kv_heads, max_blocks, device),
+            choice=choice,
             corrections=Corrections.empty(batch, q_heads, head_dim, device),
             first=heads(),
             largest=heads(),
@@ -59,5 +62,6 @@ class Parts(NamedTuple):
             exact_bound=heads(),
             missing=torch.zeros(batch, dtype=torch.uint8, device=device),
             dense=torch.zeros(batch, dtype=torch.uint8, device=device),
+            opened=Opened.empty(choice.action, max_blocks),
             selection=Selection.empty(batch, q_heads, max_blocks if selects else 0, device),
         )

@@ -7,7 +7,19 @@ from typing import NamedTuple
 
 import torch
 
-from certkv.fast import attend, certify, choose, exact_head, exact_terms, finish, merge, refine, resident_terms, scratch
+from certkv.fast import (
+    attend,
+    certify,
+    choose,
+    exact_head,
+    exact_terms,
+    finish,
+    first_tier,
+    merge,
+    refine,
+    resident_terms,
+    scratch,
+)
 from certkv.fast import score_error as errors
 
 
@@ -18,6 +30,7 @@ class Passes(NamedTuple):
     score_error: Callable[..., None]
     attend: Callable[..., None]
     merge: Callable[..., None]
+    first_tier: Callable[..., None]
     certify: Callable[..., None]
     resident_terms: Callable[..., None]
     choose: Callable[..., None]
@@ -36,6 +49,7 @@ def twins() -> Passes:
         score_error=errors.score_error,
         attend=attend.attend_twin,
         merge=merge.merge_twin,
+        first_tier=first_tier.first_tier,
         certify=certify.certify,
         resident_terms=resident_terms.resident_terms,
         choose=choose.choose,
@@ -50,7 +64,18 @@ def twins() -> Passes:
 
 def kernels() -> Passes:
     """Return what runs on a GPU, and in Triton's interpreter."""
-    from certkv.fast.kernels import attend, certify, choose, exact_head, exact_terms, finish, merge, refine, scratch
+    from certkv.fast.kernels import (
+        attend,
+        certify,
+        choose,
+        exact_head,
+        exact_terms,
+        finish,
+        first_tier,
+        merge,
+        refine,
+        scratch,
+    )
     from certkv.fast.kernels import resident_terms as resident
     from certkv.fast.kernels import score_error as errors
 
@@ -59,6 +84,7 @@ def kernels() -> Passes:
         score_error=errors.score_error,
         attend=attend.launch,
         merge=merge.launch,
+        first_tier=first_tier.first_tier,
         certify=certify.certify,
         resident_terms=resident.resident_terms,
         choose=choose.choose,

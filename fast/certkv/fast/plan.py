@@ -14,9 +14,10 @@ from certkv.fast import dense, ops, paper
 from certkv.fast.arithmetic import H200, TWIN, Arithmetic
 from certkv.fast.cache import TieredCache
 from certkv.fast.certify import CHUNK, Pass
-from certkv.fast.checks import Reasons, check_tensor, real_number, type_name, whole_number
+from certkv.fast.checks import Reasons, check_tensor, type_name, whole_number
 from certkv.fast.choose import EXACT_HEAD
 from certkv.fast.coded import Coded
+from certkv.fast.conditional import prepare, when
 from certkv.fast.errors import DTypeError, InputError, PlanError, SettingError
 from certkv.fast.finish import Flags
 from certkv.fast.handles import Handled
@@ -24,6 +25,7 @@ from certkv.fast.memory import MemoryTable, Row, measured_peak
 from certkv.fast.outward_fp32 import above, check_roundings
 from certkv.fast.parts import Parts
 from certkv.fast.passes import Passes, passes_for
+from certkv.fast.plan_checks import Listed, checked_scale, device_reasons
 from certkv.fast.policies import Budget, Naive, PaperPolicy, Policy
 from certkv.fast.refine import Check, State
 from certkv.fast.resident_terms import ResidentPass
@@ -36,19 +38,6 @@ from certkv.fast.workspace import plan_workspace
 TWIN_SPLITS = 4
 PROGRAMS_PER_MULTIPROCESSOR = 8
 """A program is one warp; this many per multiprocessor hide each other's waits."""
-
-HOPPER, LARGEST_HEAD = 9, 256
-
-LARGEST_SCALE = 2.0**60
-"""Scales between its inverse and it: scores of originals stay in binary32."""
-
-
-class Listed(Reasons):
-    """Reasons as strings."""
-
-    def strings(self) -> list[str]:
-        """Return every reason."""
-        return [str(error) for error in self._errors]
 
 
 def splits_of(cache: TieredCache) -> int:
@@ -105,6 +94,7 @@ class Plan(Handled):
         self.parts = Parts.empty(cache, q_heads, isinstance(policy, PaperPolicy))
         self.index = torch.zeros((), dtype=torch.int64, device=device)
         self._staging: torch.Tensor | None = dense.staging(cache) if isinstance(policy, PaperPolicy) else None
+        prepare(device)
         self.take_handle()
 
     @property
@@ -169,12 +159,41 @@ class Plan(Handled):
         flags = Flags(parts.missing, parts.dense, cache.refusals.status, cache.refusals.position)
         if self.verifier is not None:
             self.verifier.before(cache, ws)
-        use.begin(ws.levels, parts.choice, flags, out.moved_bytes)
-        use.score_error(q, self.coded, self.scale, self.rounding.first.floor, parts.errors, self.rounding.lost)
-        use.attend(q, self.coded, cache.resident, self.scale, ws)
-        use.merge(ws, None)
         unit: Unit = policy.relative_to if isinstance(policy, Budget) else "none"
         tolerance = policy.tolerance if isinstance(policy, Budget) else 0.0
+        tiered = isinstance(policy, Budget)
+        use.attend(q, self.coded, cache.resident, self.scale, ws, tiered)
+        if not tiered:
+            use.merge(ws, None)
+            self._ladder(q, flags, unit, tolerance, out)
+        else:
+            use.first_tier(
+                q,
+                self.coded,
+                cache.resident,
+                self.scale,
+                self.rounding,
+                unit,
+                tolerance,
+                ws,
+                parts.found,
+                parts.opened,
+                flags.refused,
+                out.moved_bytes,
+                out.result,
+            )
+            with when(parts.opened.some):
+                self._ladder(q, flags, unit, tolerance, out)
+        if self.verifier is not None:
+            self.verifier.after(cache, self.coded, ws, parts.choice, not isinstance(policy, Naive), out.result)
+        out.ran(self, q)
+        return out
+
+    def _ladder(self, q: torch.Tensor, flags: Flags, unit: Unit, tolerance: float, out: Step) -> None:
+        """Certify token by token, promote, and finish; heads that the first tier accepted stay as they are."""
+        cache, ws, parts, policy, use = self.cache, self.ws, self.parts, self.policy, self.passes
+        use.begin(ws.levels, parts.choice, flags, out.moved_bytes, not isinstance(policy, Budget))
+        use.score_error(q, self.coded, self.scale, self.rounding.first.floor, parts.errors, self.rounding.lost)
         for done in range(self.rounds + 1):
             if done == 1 and isinstance(policy, PaperPolicy):
                 paper.select(
@@ -238,10 +257,6 @@ class Plan(Handled):
             cache.originals.block_bytes,
             out.result,
         )
-        if self.verifier is not None:
-            self.verifier.after(cache, self.coded, ws, parts.choice, not isinstance(policy, Naive), out.result)
-        out.ran(self, q)
-        return out
 
     def op(self, q: torch.Tensor) -> ops.Decoded:
         """Run a step as the operator ``certkv::decode``: for ``torch.compile``, which does not look inside it.
@@ -324,31 +339,6 @@ class Plan(Handled):
             parts.exact_bound,
             parts.missing,
         )
-
-
-def checked_scale(scale: float | None, head_dim: int) -> float:
-    """Return the softmax scale as a float64.
-
-    Raises
-    ------
-    SettingError
-        Not a finite number of a magnitude between 2**-60 and 2**60.
-    """
-    value = head_dim**-0.5 if scale is None else real_number("scale", scale)
-    if not 1.0 / LARGEST_SCALE <= abs(value) <= LARGEST_SCALE:
-        raise SettingError(f"scale is {value}; give a finite number whose magnitude is between 2**-60 and 2**60")
-    return value
-
-
-def device_reasons(cache: TieredCache) -> list[str]:
-    """Say why kernels cannot run, or would run without a proof, on the cache's GPU."""
-    reasons = []
-    major, minor = torch.cuda.get_device_capability(cache.device)
-    if major != HOPPER:
-        reasons.append(f"the GPU has compute capability {major}.{minor}; the kernels' rounding is modelled for 9.x")
-    if cache.head_dim % 4 or cache.head_dim > LARGEST_HEAD:
-        reasons.append(f"head_dim is {cache.head_dim}; kernels take multiples of 4 up to {LARGEST_HEAD}")
-    return reasons
 
 
 def plan(

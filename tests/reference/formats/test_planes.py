@@ -27,7 +27,6 @@ from certkv.reference.formats import (
     value_format,
 )
 from certkv.reference.formats.packing import pack4
-from certkv.reference.formats.planar import Divided, Refined
 from certkv.reference.formats.planes import divide, join, pack_plane, plane_rows, real_codes, unpack_plane
 from certkv.reference.formats.registry import register
 from certkv.reference.numbers import FloatType
@@ -203,9 +202,9 @@ def test_bad_originals_and_taken_names_are_refused(fmt: PlanarFormat) -> None:
 
 
 def test_the_kinds() -> None:
-    assert {name: type(f) for name, f in {**PLANAR_VALUE_FORMATS, **PLANAR_KEY_FORMATS}.items()} == {
-        "int4+4": Divided, "int8+4": Refined, "int4-g32+4": Refined, "int8-g64+4": Refined,
-    }  # fmt: skip
+    kinds = {name: type(f).__name__ for name, f in {**PLANAR_VALUE_FORMATS, **PLANAR_KEY_FORMATS}.items()}
+    refined = {"int8+4": "Refined", "int4-g32+4": "Refined", "int8-g64+4": "Refined"}
+    assert kinds == {"int4+4": "Divided", **refined}
     assert set(PLANAR_KEY_FORMATS) == {"int4+4", "int8+4"}
     assert all(f.default_block == 64 for f in ALL)
     assert not isinstance(KEY_FORMATS["int8"], PlanarFormat)

@@ -9,7 +9,8 @@ With step s, minimum z, codes k and v of a block, and scores x in bits::
 
 Metadata never touch a code: the query is scaled once per block, as the exact sum of two binary16 numbers in columns
 side by side, and values are scaled after their dot product, which starts from zero in every block. Codes are centred,
-so that what is rounded is small. A program is one warp: it shares nothing, and waits for nobody. Formats with a step
+so that what is rounded is small. A program is one warp: it shares nothing, and waits for nobody; where it has many
+blocks, the codes of the next ones are on their way while it computes. Formats with a step
 per token and group are decoded to two binary16 (three bfloat16) parts instead; right, and slower.
 
 Powers of two: the largest number of a query is brought to [32, 64), if it was smaller or is bfloat16. Its products with
@@ -28,7 +29,7 @@ import triton.language as tl
 from certkv.fast.arithmetic import signed_constant
 from certkv.fast.coded import Coded
 from certkv.fast.kernels.coded_block import coded_block
-from certkv.fast.kernels.pass_state import exact_block, load_query, store_state
+from certkv.fast.kernels.pass_state import exact_block, load_query, row_squares, store_state
 from certkv.fast.kernels.shape import Shape, bits
 from certkv.fast.resident import Resident
 from certkv.fast.workspace import BIAS, Workspace
@@ -59,6 +60,7 @@ def attend_kernel(
     part_m,
     part_l,
     part_o,
+    statistics,
     splits,
     max_blocks,
     H: tl.constexpr,
@@ -73,11 +75,13 @@ def attend_kernel(
     GROUP: tl.constexpr,
     BFLOAT: tl.constexpr,
     BIAS: tl.constexpr,
+    STATISTICS: tl.constexpr,
     INTERPRET: tl.constexpr,
 ):
     """One KV head of one sequence (``program_id(0)``) and one split (``program_id(1)``); split 0 here is the residents.
 
-    It is the last one of the workspace, and starts first because it is the longest.
+    It is the last one of the workspace, and starts first because it is the longest. With ``STATISTICS``, a last program
+    measures the resident tokens.
     """
     R: tl.constexpr = (B + 1) // 2
     BP: tl.constexpr = 2 * RP
@@ -88,6 +92,19 @@ def attend_kernel(
     blocks = tokens // B
     g = tl.arange(0, GP)
     i = tl.arange(0, BP)
+    columns = max_blocks + 2
+    if STATISTICS and split > splits:
+        for slot in range(0, 2):
+            count = tl.where(slot == 0, tl.where(blocks > 0, B * PINNED, 0), tokens % B)
+            start = (row * 2 + slot) * (B * D)
+            norms = tl.sqrt_rn(row_squares(resident_values, start, count, BP, D, BFLOAT))
+            keys = tl.max(row_squares(resident_keys, start, count, BP, D, BFLOAT), 0)
+            mean = tl.div_rn(tl.sum(norms, 0), tl.maximum(count, 1).to(tl.float32))
+            to = statistics + (row * G + g) * (6 * columns) + max_blocks + slot
+            tl.store(to + 3 * columns, tl.zeros([GP], tl.float32), mask=g < G)
+            tl.store(to + 4 * columns, tl.zeros([GP], tl.float32) + keys, mask=g < G)
+            tl.store(to + 5 * columns, tl.zeros([GP], tl.float32) + mean, mask=g < G)
+        return
     query, c = load_query(q, row * (G * D), sign, c2, G, GP, D, BFLOAT)
     m = tl.full([GP], float("-inf"), tl.float32)
     l = tl.zeros([GP], tl.float32)
@@ -125,6 +142,12 @@ def attend_kernel(
                 ref = m
             tl.store(resident_weights + at[None, :] * B + i[:, None], p, mask=(g < G)[None, :] & (i < B)[:, None])
             tl.store(resident_reference + at, ref, mask=g < G)
+            if STATISTICS:
+                wide = p.to(tl.float32)
+                to = statistics + (row * G + g) * (6 * columns) + max_blocks + slot
+                tl.store(to, tl.sum(wide, 0), mask=g < G)
+                tl.store(to + columns, tl.sum(wide * wide, 0), mask=g < G)
+                tl.store(to + 2 * columns, tl.max(wide, 0), mask=g < G)
     else:
         coded = tl.maximum(blocks - PINNED, 0)
         first = PINNED + ((split - 1) * coded.to(tl.int64) // splits).to(tl.int32)
@@ -133,7 +156,7 @@ def attend_kernel(
         there = (i % RP < R) & (token < B)
         for block in range(first, last):
             page = tl.load(page_table + sequence * max_blocks + block).to(tl.int64)
-            p, m, l, o = coded_block(
+            p, m, l, o, found = coded_block(
                 key_codes,
                 key_step,
                 key_minimum,
@@ -156,21 +179,31 @@ def attend_kernel(
                 GROUP,
                 BFLOAT,
                 BIAS,
+                STATISTICS,
                 INTERPRET,
             )
             at = (row * G + g) * max_blocks + block
             stored = (g < G)[None, :] & there[:, None]
             tl.store(weights + at[None, :] * B + token[:, None], p, mask=stored)
             tl.store(reference + at, m, mask=g < G)
+            if STATISTICS:
+                to = statistics + (row * G + g) * (6 * columns) + block
+                for j in tl.static_range(4):
+                    tl.store(to + j * columns, found[j], mask=g < G)
+                tl.store(to + 4 * columns, tl.zeros([GP], tl.float32) + found[4], mask=g < G)
+                tl.store(to + 5 * columns, tl.zeros([GP], tl.float32) + found[5], mask=g < G)
     where = tl.where(split == 0, splits, split - 1)
     store_state(part_m, part_l, part_o, row, where, splits + 1, g < G, m, l, o, G, GP, D, VC)
 
 
-def launch(q: torch.Tensor, coded: Coded, resident: Resident, scale: float, out: Workspace) -> None:
+def launch(
+    q: torch.Tensor, coded: Coded, resident: Resident, scale: float, out: Workspace, statistics: bool = True
+) -> None:
     """Launch the kernel; see `certkv.fast.attend.attend`."""
     pool, shape = coded.pool, Shape.of(q, coded)
     bfloat16 = pool.key_step.dtype == torch.bfloat16
-    attend_kernel[(q.shape[0] * shape.kv_heads, out.splits + 1)](
+    blocks = coded.page_table.shape[1]
+    attend_kernel[(q.shape[0] * shape.kv_heads, out.splits + 1 + statistics)](
         bits(q),
         *signed_constant(scale),
         pool.key_codes.view(torch.int32),
@@ -190,8 +223,9 @@ def launch(q: torch.Tensor, coded: Coded, resident: Resident, scale: float, out:
         out.part_m,
         out.part_l,
         out.part_o,
+        out.statistics,
         out.splits,
-        coded.page_table.shape[1],
+        blocks,
         **shape.constants(),
         H=shape.kv_heads,
         PINNED=coded.first,
@@ -199,9 +233,10 @@ def launch(q: torch.Tensor, coded: Coded, resident: Resident, scale: float, out:
         GROUP=coded.value_group,
         BFLOAT=bfloat16,
         BIAS=BIAS,
+        STATISTICS=statistics,
         INTERPRET=triton.knobs.runtime.interpret,
         num_warps=shape.warps,
-        num_stages=1,
+        num_stages=shape.stages(-(-blocks // out.splits), coded.value_bits),
         maxnreg=REGISTERS if shape.warps == 1 else None,
         enable_fp_fusion=False,
     )

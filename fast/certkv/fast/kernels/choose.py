@@ -38,6 +38,40 @@ def over(numerator, denominator):
 
 
 @triton.jit
+def head_totals(
+    keys, pure, values, below, scale_lb, size, largest, radius, norm,
+    of_mean, of_largest, of_output, absolute, cast_relative, cast_absolute, share,
+    UNIT: tl.constexpr,
+):  # fmt: skip
+    """Return bound, key, value and arithmetic part, tolerance, need, and whether the tolerance is met; `totals`."""
+    below = tl.where(below <= MOST, below, 0.0)
+    accumulation = of_mean * size + of_largest * largest + of_output * norm + absolute
+    cast = (cast_relative * norm + cast_absolute) * FACTOR
+    numerator = keys + values + accumulation + LOST
+    bound = known((tl.minimum(over(numerator, below), radius) + cast) * FACTOR)
+    key_part = tl.where(pure == 0.0, 0.0, tl.minimum(over(pure, below), bound))
+    value_part = tl.where(values == 0.0, 0.0, tl.minimum(over(values, below), bound))
+    rest = known(bound - key_part - value_part)
+    slack = (bound + key_part + value_part) * 2.0**-21
+    arithmetic = tl.where(bound < INFINITY, tl.maximum(rest, 0.0) + slack, INFINITY)
+
+    if UNIT == 0:
+        limit = scale_lb * share * DOWN
+    elif UNIT == 1:
+        limit = tl.maximum(lowered(norm) - cast, 0.0) * share * DOWN
+    else:
+        limit = share * DOWN
+    if UNIT == 3:
+        limit = tl.full((), float("inf"), tl.float32)
+    else:
+        limit = tl.minimum(tl.maximum(tl.where(limit == limit, limit, 0.0), 0.0), MOST)
+    accepted = (limit > 0.0) & (bound <= limit)
+    need = known(numerator - tl.maximum(limit * DOWN - cast, 0.0) * below * LOWERED)
+    need = tl.where(bound <= limit, 0.0, need)
+    return bound, key_part, value_part, arithmetic, limit, need, accepted
+
+
+@triton.jit
 def choose_kernel(
     partial,
     mass,
@@ -86,7 +120,6 @@ def choose_kernel(
     pure = tl.sum(tl.load(at + 1, mask=some, other=0.0), 0)
     values = tl.sum(tl.load(at + 2, mask=some, other=0.0), 0)
     below = tl.sum(tl.load(at + 3, mask=some, other=0.0), 0)
-    below = tl.where(below <= MOST, below, 0.0)
     scale_lb = tl.sum(tl.load(at + 4, mask=some, other=0.0), 0)
     size = tl.sum(tl.load(at + 5, mask=some, other=0.0), 0)
     largest = tl.max(known(tl.load(at + 6, mask=some, other=0.0)), 0)
@@ -95,29 +128,10 @@ def choose_kernel(
     channel = tl.arange(0, DP)
     c = tl.load(output + row * D + channel, mask=channel < D, other=0.0)[None, :]
     norm = tl.sum(distance_ub(c, 0.0, D), 0)
-    accumulation = of_mean * size + of_largest * largest + of_output * norm + absolute
-    cast = (cast_relative * norm + cast_absolute) * FACTOR
-    numerator = keys + values + accumulation + LOST
-    bound = known((tl.minimum(over(numerator, below), radius) + cast) * FACTOR)
-    key_part = tl.where(pure == 0.0, 0.0, tl.minimum(over(pure, below), bound))
-    value_part = tl.where(values == 0.0, 0.0, tl.minimum(over(values, below), bound))
-    rest = known(bound - key_part - value_part)
-    slack = (bound + key_part + value_part) * 2.0**-21
-    arithmetic = tl.where(bound < INFINITY, tl.maximum(rest, 0.0) + slack, INFINITY)
-
-    if UNIT == 0:
-        limit = scale_lb * share * DOWN
-    elif UNIT == 1:
-        limit = tl.maximum(lowered(norm) - cast, 0.0) * share * DOWN
-    else:
-        limit = share * DOWN
-    if UNIT == 3:
-        limit = tl.full((), float("inf"), tl.float32)
-    else:
-        limit = tl.minimum(tl.maximum(tl.where(limit == limit, limit, 0.0), 0.0), MOST)
-    accepted = (limit > 0.0) & (bound <= limit)
-    need = known(numerator - tl.maximum(limit * DOWN - cast, 0.0) * below * LOWERED)
-    need = tl.where(bound <= limit, 0.0, need)
+    bound, key_part, value_part, arithmetic, limit, need, accepted = head_totals(
+        keys, pure, values, below, scale_lb, size, largest, radius, norm,
+        of_mean, of_largest, of_output, absolute, cast_relative, cast_absolute, share, UNIT,
+    )  # fmt: skip
     tl.store(bound_out + row, bound)
     tl.store(key_out + row, key_part)
     tl.store(value_out + row, value_part)

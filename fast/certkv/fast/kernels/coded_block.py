@@ -23,7 +23,7 @@ from certkv.fast.kernels.pass_state import softmax_block
 
 @triton.jit
 def scaled_query(query, step, GP: tl.constexpr, INTERPRET: tl.constexpr):
-    """``q s`` as the sum of two binary16 numbers, side by side; exact unless the second is subnormal."""
+    """``q s`` as the sum of two binary16 numbers, side by side, exact unless the second is subnormal; and the first."""
     q = query.to(tl.float16)
     s = tl.broadcast_to(step[:, None], [64, GP])
     first = q * s
@@ -31,7 +31,7 @@ def scaled_query(query, step, GP: tl.constexpr, INTERPRET: tl.constexpr):
         second = (q.to(tl.float32) * s.to(tl.float32) - first.to(tl.float32)).to(tl.float16)
     else:
         second = tl.fma(q, s, -first)
-    return tl.reshape(tl.join(first, second), [64, 2 * GP])
+    return tl.reshape(tl.join(first, second), [64, 2 * GP]), first
 
 
 @triton.jit
@@ -46,14 +46,20 @@ def key_scores(
     BP: tl.constexpr,
     FULL: tl.constexpr,
     BFLOAT: tl.constexpr,
+    STATISTICS: tl.constexpr,
     INTERPRET: tl.constexpr,
 ):
-    """Scores of a block's tokens in units of the scaled query, [BP, GP]; ``rows``: which word rows exist."""
+    """Scores of a block's tokens in units of the scaled query, [BP, GP]; ``rows``: which word rows exist.
+
+    With ``STATISTICS`` also ``||s q||^2`` in those units, [GP], and ``sum (|z| + 256 s)^2``; otherwise zeros.
+    """
     KC: tl.constexpr = (D + 63) // 64
     ch = tl.arange(0, 64)
     w = tl.arange(0, 16)
     offset = tl.zeros([64, GP], tl.float32)
     largest = tl.zeros([GP], tl.float32)
+    squares = tl.zeros([64, GP], tl.float32)
+    operands = tl.zeros([64], tl.float32)
     products = ()
     codes = ()
     for k in tl.static_range(KC):
@@ -66,13 +72,20 @@ def key_scores(
         inside = ch + 64 * k < D
         stored = tl.load(steps + ch + 64 * k, mask=inside, other=0)
         s = widen(stored, BFLOAT)
-        z = tl.fma(s, 128.0, widen(tl.load(minima + ch + 64 * k, mask=inside, other=0), BFLOAT))
+        minimum = widen(tl.load(minima + ch + 64 * k, mask=inside, other=0), BFLOAT)
+        z = tl.fma(s, 128.0, minimum)
         offset += query[k] * z[:, None]
         if BFLOAT:
             product = query[k] * s[:, None]
             largest = tl.maximum(largest, tl.max(tl.abs(product), 0))
+            rounded = product
         else:
-            product = scaled_query(query[k], stored, GP, INTERPRET)
+            product, first = scaled_query(query[k], stored, GP, INTERPRET)
+            rounded = first.to(tl.float32)
+        if STATISTICS:
+            squares += rounded * rounded
+            operand = tl.fma(s, 256.0, tl.abs(minimum))
+            operands += operand * operand
         products = products + (product,)
     # two short sums: 8 and 8 additions on a path, not 64
     offset = tl.sum(tl.sum(tl.reshape(offset, [8, 8, GP]), 1), 0)
@@ -91,7 +104,7 @@ def key_scores(
     x = tl.sum(tl.reshape(x2, [BP, GP, 2]), 2)
     if BFLOAT:
         x = x * down[None, :]
-    return x + offset[None, :]
+    return x + offset[None, :], tl.sum(tl.sum(tl.reshape(squares, [8, 8, GP]), 1), 0), tl.sum(operands, 0)
 
 
 @triton.jit
@@ -155,14 +168,20 @@ def coded_block(
     GROUP: tl.constexpr,
     BFLOAT: tl.constexpr,
     BIAS: tl.constexpr,
+    STATISTICS: tl.constexpr,
     INTERPRET: tl.constexpr,
 ):
-    """Attend to the coded block of one KV head at ``place = page * H + head``."""
+    """Attend to the coded block of one KV head at ``place = page * H + head``.
+
+    Returns P, m', l, o and the block's statistics: per head the sum, sum of squares and largest of P and the square of
+    ``||s q||``; and the squared sizes of keys and values, of which the second is 0 where values have groups.
+    """
     R: tl.constexpr = (B + 1) // 2
     BP: tl.constexpr = 2 * RP
     FULL: tl.constexpr = BP == B
     ROWS: tl.constexpr = R if BITS == 4 else B
     HALF: tl.constexpr = 8.0 if BITS == 4 else 128.0
+    LEVELS: tl.constexpr = 15.0 if BITS == 4 else 255.0
     NV: tl.constexpr = (D + VC - 1) // VC
     NG: tl.constexpr = (D + GROUP - 1) // GROUP if GROUP > 0 else 1
     i = tl.arange(0, BP)
@@ -189,7 +208,7 @@ def coded_block(
             else:
                 second = tl.load(value_words + VC // 4 * v + R * (D // 4), mask=inside & (r + R < B), other=0)
         loaded = loaded + ((first, second),)
-    x = key_scores(
+    x, norm, operand = key_scores(
         words,
         key_step + place * D,
         key_minimum + place * D,
@@ -200,10 +219,18 @@ def coded_block(
         BP,
         FULL,
         BFLOAT,
+        STATISTICS,
         INTERPRET,
     )
     live = tl.broadcast_to(there[:, None], [BP, GP])
     p, total, top, alpha = softmax_block(x, m, c, live, not FULL, BIAS)
+    squares = tl.zeros([GP], tl.float32)
+    peak = tl.zeros([GP], tl.float32)
+    size = tl.zeros([VC], tl.float32)
+    if STATISTICS:
+        wide = p.to(tl.float32)
+        squares = tl.sum(wide * wide, 0)
+        peak = tl.max(wide, 0)
     joined = ()
     for v in tl.static_range(NV):
         codes = value_codes(loaded[v][0], loaded[v][1], BITS, INTERPRET)
@@ -213,7 +240,11 @@ def coded_block(
             acc, _ = tl.split(tl.reshape(acc2, [VC, GP, 2]))
             cd = tl.arange(0, VC) + VC * v
             s = widen(tl.load(value_step + place * D + cd, mask=cd < D, other=0), BFLOAT)
-            z = tl.fma(s, HALF, widen(tl.load(value_minimum + place * D + cd, mask=cd < D, other=0), BFLOAT))
+            minimum = widen(tl.load(value_minimum + place * D + cd, mask=cd < D, other=0), BFLOAT)
+            z = tl.fma(s, HALF, minimum)
+            if STATISTICS:
+                widest = tl.fma(s, LEVELS, tl.abs(minimum))
+                size += widest * widest
             s, z = channel_order(s, VC), channel_order(z, VC)
             tile = tl.fma(
                 tl.broadcast_to(z[:, None], [VC, GP]), tl.broadcast_to(total[None, :], [VC, GP]), acc * s[:, None]
@@ -249,4 +280,4 @@ def coded_block(
                 acc, _ = tl.split(tl.reshape(acc2, [VC, GP, 2]))
                 tile = acc * 4.0
         joined = joined + (tl.fma(o[v], tl.broadcast_to(alpha[None, :], [VC, GP]), tile),)
-    return p, top, tl.fma(l, alpha, total), joined
+    return p, top, tl.fma(l, alpha, total), joined, (total, squares, peak, norm, operand, tl.sum(size, 0))

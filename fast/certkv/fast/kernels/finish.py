@@ -31,13 +31,16 @@ NONE = tl.constexpr(NOWHERE)
 
 
 @triton.jit
-def begin_kernel(levels, action, missing, dense, moved, max_blocks, HEADS: tl.constexpr, N: tl.constexpr):
+def begin_kernel(
+    levels, action, missing, dense, moved, max_blocks, HEADS: tl.constexpr, N: tl.constexpr, REOPEN: tl.constexpr
+):
     """Forget the last run, for head ``program_id(0)`` of all sequences' heads."""
     row = tl.program_id(0).to(tl.int64)
     for start in range(0, max_blocks, N):
         block = start + tl.arange(0, N)
         tl.store(levels + row * max_blocks + block, tl.zeros((N,), tl.uint8), mask=block < max_blocks)
-    tl.store(action + row, REFINED)
+    if REOPEN:
+        tl.store(action + row, REFINED)
     if row % HEADS == 0:
         tl.store(missing + row // HEADS, 0)
         tl.store(dense + row // HEADS, 0)
@@ -160,11 +163,20 @@ def finish_kernel(
         tl.store(output_out + row * D + channel, c, mask=live)
 
 
-def launch_begin(levels: torch.Tensor, choice: Choice, flags: Flags, moved: torch.Tensor) -> None:
+def launch_begin(levels: torch.Tensor, choice: Choice, flags: Flags, moved: torch.Tensor, reopen: bool = True) -> None:
     """Launch; see `certkv.fast.finish.begin_twin`."""
     batch, heads, max_blocks = levels.shape
     begin_kernel[(batch * heads,)](
-        levels, choice.action, flags.missing, flags.dense, moved, max_blocks, HEADS=heads, N=BLOCKS, num_warps=4
+        levels,
+        choice.action,
+        flags.missing,
+        flags.dense,
+        moved,
+        max_blocks,
+        HEADS=heads,
+        N=BLOCKS,
+        REOPEN=reopen,
+        num_warps=4,
     )
 
 

@@ -11,6 +11,22 @@ from certkv.fast.kernels.operands import channel_order_rows, operand, pair, wide
 
 
 @triton.jit
+def query_shift(largest, BFLOAT: tl.constexpr):
+    """Return the k of the power of two 2^k that brings a head's largest number to [32, 64).
+
+    In binary16 never down, so that no bit of the query is lost; a product beyond 65504 then becomes infinite.
+    """
+    exponent = (largest.to(tl.int32, bitcast=True) >> 23) - 127
+    return tl.minimum(tl.maximum(5 - exponent, -120 if BFLOAT else 0), 100)
+
+
+@triton.jit
+def power_of_two(k):
+    """``2^k`` for k from -126 to 127."""
+    return ((k + 127) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def load_query(q, base, sign, c2, G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, BFLOAT: tl.constexpr):
     """Load the queries of a KV head, [64, GP] per 64 channels, times a power of two each: the largest is in [32, 64).
 
@@ -26,14 +42,12 @@ def load_query(q, base, sign, c2, G: tl.constexpr, GP: tl.constexpr, D: tl.const
         x = widen(tl.load(q + base + g[None, :] * D + (ch + 64 * k)[:, None], mask=live, other=0), BFLOAT)
         largest = tl.maximum(largest, tl.max(tl.abs(x), 0))
         parts = parts + (x,)
-    exponent = (largest.to(tl.int32, bitcast=True) >> 23) - 127
-    # binary16: never down, so that no bit of the query is lost; a product beyond 65504 then becomes infinite
-    shift = tl.minimum(tl.maximum(5 - exponent, -120 if BFLOAT else 0), 100)
-    up = ((shift + 127) << 23).to(tl.float32, bitcast=True) * sign
+    shift = query_shift(largest, BFLOAT)
+    up = power_of_two(shift) * sign
     scaled = ()
     for k in tl.static_range(KC):
         scaled = scaled + (parts[k] * up[None, :],)
-    return scaled, c2 * ((127 - shift) << 23).to(tl.float32, bitcast=True)
+    return scaled, c2 * power_of_two(-shift)
 
 
 @triton.jit
@@ -99,6 +113,19 @@ def exact_block(
         acc = channel_order_rows(tl.sum(tl.reshape(acc2, [VC, GP, 2]), 2), VC, GP)
         joined = joined + (tl.fma(o[v], tl.broadcast_to(alpha[None, :], [VC, GP]), acc),)
     return p, top, tl.fma(l, alpha, total), joined
+
+
+@triton.jit
+def row_squares(x, start, count, B_ROWS: tl.constexpr, D: tl.constexpr, BFLOAT: tl.constexpr):
+    """Sum of squares of each of the first ``count`` rows of a block of originals, [B_ROWS]; 0 for the others."""
+    t = tl.arange(0, B_ROWS)
+    ch = tl.arange(0, 64)
+    squares = tl.zeros([B_ROWS, 64], tl.float32)
+    for k in tl.static_range((D + 63) // 64):
+        inside = (t < count)[:, None] & (ch + 64 * k < D)[None, :]
+        y = widen(tl.load(x + start + t[:, None] * D + (ch + 64 * k)[None, :], mask=inside, other=0), BFLOAT)
+        squares += y * y
+    return tl.sum(squares, 1)
 
 
 @triton.jit

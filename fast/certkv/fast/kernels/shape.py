@@ -9,6 +9,12 @@ import triton
 
 from certkv.fast.coded import Coded
 
+LOOKED_AHEAD = 4
+"""Blocks of a program from which loading ahead pays."""
+
+SHARED_BYTES = 32768
+"""Codes that a program may keep in shared memory: a multiprocessor holds about seven such programs."""
+
 
 def bits(x: torch.Tensor) -> torch.Tensor:
     """Pass bfloat16 as int16 bit patterns: the interpreter has no arithmetic of it."""
@@ -64,6 +70,13 @@ class Shape(NamedTuple):
         load = tokens * triton.next_power_of_2(head_dim) * (columns // 4) * parts
         warps = 1 if load <= 64 * 128 else 2 if load <= 2 * 64 * 128 and dtype == torch.float16 else 4
         return cls(kv_heads, group, head_dim, block, columns, 64 if head_dim <= 64 else 128, tokens // 2, warps)
+
+    def stages(self, blocks: int, bits: int) -> int:
+        """Blocks in flight per program: more than one where a program has many, and shared memory holds them."""
+        held = 2 * self.rows * self.head_dim * (8 + bits) // 8
+        if blocks < LOOKED_AHEAD or held > SHARED_BYTES:
+            return 1
+        return 3 if 2 * held <= SHARED_BYTES else 2
 
     def constants(self) -> dict[str, int]:
         """Return the constants that kernels share."""

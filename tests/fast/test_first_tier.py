@@ -1,0 +1,198 @@
+"""The first tier: bounds judged by the exact attention of the originals, twin and kernel, and what it leaves open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from certkv.fast import attend, first_tier
+from certkv.fast.arithmetic import H200, INTERPRETED, TWIN, Arithmetic
+from certkv.fast.charges import Charges, ScoreCharge
+from certkv.fast.choose import ACCEPT, REFINE
+from certkv.fast.finish import Result
+from certkv.fast.first_tier import Opened
+from certkv.fast.kernels import attend as attend_kernel
+from certkv.fast.kernels import first_tier as first_tier_kernel
+from certkv.fast.rounding import rounding
+from certkv.fast.step import Step
+from certkv.fast.totals import Totals, Unit
+from certkv.fast.workspace import Workspace
+
+from .attend_scene import Scene, scene
+
+BOTH = [
+    (attend.attend_twin, first_tier.first_tier, TWIN),
+    (attend_kernel.launch, first_tier_kernel.first_tier, INTERPRETED),
+]
+HOW = pytest.mark.parametrize("how", BOTH, ids=["twin", "kernel"])
+How = tuple[Callable[..., None], Callable[..., None], Arithmetic]
+QUIET = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::DeprecationWarning")
+
+SMALL = {"lengths": [97], "q_heads": 4, "kv_heads": 1, "head_dim": 64, "block": 32, "values": "int8"}
+SCENES = {
+    "gqa": {"lengths": [100, 64], "q_heads": 8, "kv_heads": 2, "head_dim": 64, "block": 32, "values": "int4"},
+    "pinned": {**SMALL, "lengths": [150], "pinned": 1},
+    "groups": {"lengths": [70], "q_heads": 2, "kv_heads": 2, "head_dim": 64, "block": 16, "values": "int4-g32"},
+    "odd": {"lengths": [61, 3], "q_heads": 3, "kv_heads": 1, "head_dim": 80, "block": 16, "values": "int8-g64"},
+    "bfloat16": {**SMALL, "kv_heads": 2, "dtype": torch.bfloat16, "pinned": 1},
+    "loud": {**SMALL, "values": "int4", "loud": 6.0},
+    "faint": {**SMALL, "loud": 1e-4},
+    "against": {**SMALL, "scale": -0.4},
+}
+
+
+def run(
+    s: Scene, how: How, unit: Unit = "none", tolerance: float = 0.0, q: torch.Tensor | None = None
+) -> tuple[Workspace, Totals, Opened]:
+    passes, tier, model = how
+    heads = (s.cache.batch, s.q.shape[1])
+    ws, query = s.workspace(), s.q if q is None else q
+    found = Totals.empty(*heads)
+    opened = Opened.empty(torch.full(heads, 77, dtype=torch.uint8), s.cache.max_blocks)
+    passes(query, s.coded, s.cache.resident, s.scale, ws)
+    costs = rounding(model, s.cache, s.splits, 0, torch.float32)
+    tier(query, s.coded, s.cache.resident, s.scale, costs, unit, tolerance, ws, found, opened, *rest(s))
+    return ws, found, opened
+
+
+def rest(s: Scene) -> tuple[torch.Tensor, torch.Tensor, Result]:
+    """Where results go, and nothing that was refused."""
+    step = Step.blank(s.cache.batch, s.q.shape[1], s.cache.head_dim, torch.float32)
+    return torch.zeros(s.cache.batch, dtype=torch.int32), torch.zeros(s.cache.batch, dtype=torch.int64), step.result
+
+
+def errors(s: Scene, output: torch.Tensor) -> torch.Tensor:
+    """Distance from float64 attention of the originals, [batch, Hq]; its own error is 2^-40 of any bound here."""
+    cache, group = s.cache, s.q.shape[1] // s.cache.kv_heads
+    out = torch.zeros(output.shape[:2], dtype=torch.float64)
+    for b, tokens in enumerate(cache.tokens):
+        for h in range(s.q.shape[1]):
+            blocks, tail = divmod(tokens, cache.block)
+            originals = (cache.originals.keys, cache.originals.values)
+            held = (cache.resident.keys, cache.resident.values)
+            sides = [
+                torch.cat([x[b, h // group, :blocks].flatten(0, 1), y[b, h // group, 1, :tail]])
+                for x, y in zip(originals, held, strict=True)
+            ]
+            k, v = (x.to(torch.float64) for x in sides)
+            exact = torch.softmax(k @ s.q[b, h].to(torch.float64) * s.scale, 0) @ v
+            out[b, h] = (output[b, h].to(torch.float64) - exact).norm()
+    return out
+
+
+@QUIET
+@HOW
+@pytest.mark.parametrize("name", SCENES)
+def test_bounds_hold(name: str, how: How) -> None:
+    s = scene(**SCENES[name])  # type: ignore[arg-type]
+    ws, found, opened = run(s, how)
+    error = errors(s, ws.output)
+    assert (error <= found.bound.to(torch.float64)).all()
+    parts = found.key + found.value + found.arithmetic
+    assert (parts >= found.bound).all()
+    assert (opened.action == ACCEPT).all()
+    assert torch.isinf(found.tolerance).all()
+
+
+@QUIET
+@pytest.mark.parametrize("name", SCENES)
+def test_kernel_and_twin_agree(name: str) -> None:
+    """With one arithmetic model both evaluate one formula; executed weights differ by single roundings.
+
+    A share is a binary16 number, so two computations of it may differ by 2^-10, and a root of differences of squares by
+    more; the terms are of first degree in the shares. So a hundredth is far more than the two may differ, and far less
+    than any wrong factor would.
+    """
+    s = scene(**SCENES[name])  # type: ignore[arg-type]
+    (_, twin, _), (_, kernel, _) = (run(s, (*how[:2], H200)) for how in BOTH)
+    for part in ("bound", "key", "value"):
+        # what is below 2^-90 is LOST, of numbers that are 0
+        torch.testing.assert_close(getattr(kernel, part), getattr(twin, part), rtol=0.01, atol=2.0**-90)
+
+
+@QUIET
+@HOW
+def test_never_below_the_second_tier(how: How) -> None:
+    """The plan's bound, token by token, from the same pass: the first tier is at least that, and less than 20 times."""
+    from certkv.fast import Naive, plan
+
+    s = scene(**SCENES["gqa"])  # type: ignore[arg-type]
+    _, found, _ = run(s, how)
+    p = plan(s.cache, q_heads=s.q.shape[1], policy=Naive(), out_dtype=torch.float32)
+    sharp = p.run(s.q, out=p.step()).certificate.bound
+    # models, splits and weights differ in their last bits
+    assert (found.bound >= sharp * 0.99).all()
+    assert (found.bound <= sharp * 20.0).all()
+
+
+@QUIET
+@HOW
+@pytest.mark.parametrize("unit", ["values", "output", "absolute"])
+def test_what_misses_its_tolerance_stays_open(how: How, unit: Unit) -> None:
+    s = scene(**SCENES["pinned"])  # type: ignore[arg-type]
+    _, loose, opened = run(s, how, unit, 1e3)
+    assert (opened.action == ACCEPT).all()
+    assert (loose.bound <= loose.tolerance).all()
+    _, tight, opened = run(s, how, unit, 1e-9)
+    assert (opened.action == REFINE).all()
+    assert (tight.need > 0.0).all()
+    _, _, opened = run(s, how, unit, 0.0)
+    assert (opened.action == REFINE).all()
+
+
+@QUIET
+@HOW
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_query_that_is_not_finite_stays_open(how: How, bad: float) -> None:
+    s = scene(**SCENES["gqa"])  # type: ignore[arg-type]
+    q = s.q.clone()
+    q[1, 2, 5] = bad
+    _, _, opened = run(s, how, "absolute", 1e3, q)
+    assert opened.action[1, 2] == REFINE
+    assert (opened.action[0] == ACCEPT).all()
+
+
+@QUIET
+@HOW
+@pytest.mark.parametrize("field", ["key_notes", "value_notes"])
+def test_annotations_that_mean_nothing_give_no_bound(how: How, field: str) -> None:
+    s = scene(**SCENES["pinned"])  # type: ignore[arg-type]
+    _, usual, _ = run(s, how, "absolute", 1e30)
+    getattr(s.cache.pool, field)[s.cache.pages.table[0, 2]] = torch.nan
+    ws, found, _ = run(s, how, "absolute", 1e30)
+    # what is left without keys' notes is the largest distance of any value (theorem hull); without values', nothing
+    assert (errors(s, ws.output) <= found.bound).all()
+    assert (found.bound > 5.0 * usual.bound).all()
+    assert torch.isinf(found.bound).all() == (field == "value_notes")
+
+
+@QUIET
+@pytest.mark.parametrize("forgotten", ["norm", "residual", "rounding", "slots"])
+def test_planted_mistakes_show(forgotten: str) -> None:
+    """Terms that are left out leave bounds below what the whole theorem promises for the same pass."""
+    s = scene(**SCENES["pinned"])  # type: ignore[arg-type]
+    _, tier, model = BOTH[1]
+    ws, whole, _ = run(s, BOTH[1])
+    costs = rounding(model, s.cache, s.splits, 0, torch.float32)
+    if forgotten == "norm":
+        ws.statistics[:, :, 3] = 0.0
+    elif forgotten == "residual":
+        s.cache.pool.value_notes[..., 0] = 0.0
+    elif forgotten == "rounding":
+        costs = costs._replace(first=passes_without_rounding(costs.first))
+    else:
+        ws.resident_reference.fill_(-torch.inf)
+    found = Totals.empty(1, 4)
+    opened = Opened.empty(torch.zeros(1, 4, dtype=torch.uint8), s.cache.max_blocks)
+    tier(s.q, s.coded, s.cache.resident, s.scale, costs, "none", 0.0, ws, found, opened, *rest(s))
+    assert (found.bound != whole.bound).all()
+    if forgotten != "slots":
+        assert (found.bound < whole.bound).all()
+
+
+def passes_without_rounding(charges: Charges) -> Charges:
+    none = ScoreCharge(0.0, 0.0)
+    return replace(charges, coded=none, original=none, resident=none)
