@@ -8,6 +8,8 @@ alone: the parts are predicated by flags on the device, so that one captured gra
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 
 from certkv.fast import dense, ops, paper
@@ -182,7 +184,8 @@ class Plan(Handled):
                 out.moved_bytes,
                 out.result,
             )
-            with when(parts.opened.some):
+            # what is compared after a step is what its levels say was read: they must be this step's
+            with when(parts.opened.some) if self.verifier is None else nullcontext():
                 self._ladder(q, flags, unit, tolerance, out)
         if self.verifier is not None:
             self.verifier.after(cache, self.coded, ws, parts.choice, not isinstance(policy, Naive), out.result)
