@@ -6,7 +6,7 @@
 
 with sums of shares per block in place of shares per token; `certkv.fast.first_tier` has the twin and the reasons.
 """
-# ruff: noqa: E741 (l is the softmax state's name)
+# ruff: noqa: E741, SIM108 (l is the softmax state's name; Triton branches on constants)
 
 from __future__ import annotations
 
@@ -97,6 +97,36 @@ def key_parts(l1, l2, top, rest, largest, operator, delta, omega):
     about, of = known(largest * (tl.minimum(first, root) + second)), known(first + second)
     none = smaller == 0.0
     return tl.where(none, 0.0, about), tl.where(none, 0.0, of)
+
+
+@triton.jit
+def load_blocks(
+    page, block, valid, head, seen, columns, reference, key_notes, value_notes, H: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """Read what is known of blocks: statistics, reference, notes; the last is a size, its square, or a norm."""
+    place = page.to(tl.int64) * H + head
+    total = tl.load(seen + block, mask=valid, other=0.0)
+    squares = tl.load(seen + columns + block, mask=valid, other=0.0)
+    top = tl.load(seen + 2 * columns + block, mask=valid, other=0.0)
+    steps = tl.load(seen + 3 * columns + block, mask=valid, other=0.0)
+    operand = tl.load(seen + 4 * columns + block, mask=valid, other=0.0)
+    shared = tl.load(reference + block, mask=valid, other=0.0)
+    relative = load16(key_notes + place * 4 + 1, valid, True)
+    operator = load16(key_notes + place * 4 + 2, valid, True)
+    residual = load16(value_notes + place * 7, valid, True)
+    length = load16(value_notes + place * 7 + 1, valid, True)
+    anchored = load16(value_notes + place * 7 + 2, valid, True)
+    residual_operator = load16(value_notes + place * 7 + 4, valid, True)
+    anchored_operator = load16(value_notes + place * 7 + 5, valid, True)
+    mean = load16(value_notes + place * 7 + 6, valid, True)
+    if GROUP > 0:
+        used = load16(value_notes + place * 7 + 3, valid, True)
+    else:
+        used = tl.load(seen + 5 * columns + block, mask=valid, other=0.0)
+    return (
+        total, squares, top, steps, operand, shared, relative, operator, residual, length, anchored,
+        residual_operator, anchored_operator, mean, used,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -198,6 +228,9 @@ def first_tier_kernel(
     sequence, head = kv // H, kv % H
     # what depends on nothing is read first, so that it comes together
     blocks = tl.load(lengths + sequence) // B
+    table = page_table + sequence * max_blocks
+    block = part * N + tl.arange(0, N)
+    page = tl.load(table + block, mask=block < max_blocks, other=0)
     channel = tl.arange(0, DP)
     bits = tl.load(q + row * D + channel, mask=channel < D, other=0)
     s = tl.arange(0, SP)
@@ -208,6 +241,11 @@ def first_tier_kernel(
     o = tl.load(part_o + (row * states + s)[:, None] * D + at[None, :], mask=inside, other=0.0)
     slot = tl.arange(0, 2)
     slot_shared = tl.load(resident_reference + row * 2 + slot)
+    columns = max_blocks + 2
+    seen = statistics + row * (6 * columns)
+    references = reference + row * max_blocks
+    valid = (block >= FIRST) & (block < blocks)
+    following = load_blocks(page, block, valid, head, seen, columns, references, key_notes, value_notes, H, GROUP)
     finite_query = tl.max(tl.where((bits.to(tl.int32) & 0x7FFF) > (0x7F7F if BFLOAT else 0x7BFF), 1, 0), 0) == 0
     if BFLOAT:
         x = (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
@@ -234,8 +272,6 @@ def first_tier_kernel(
     c = tl.where(at < D, c, 0.0)
     from_anchor = c - tl.load(anchor + kv * D + at, mask=at < D, other=0.0)
 
-    columns = max_blocks + 2
-    seen = statistics + row * (6 * columns)
     about = tl.zeros([N], tl.float32)
     of = tl.zeros([N], tl.float32)
     pure_about = tl.zeros([N], tl.float32)
@@ -247,41 +283,36 @@ def first_tier_kernel(
     largest = tl.zeros([N], tl.float32)
     longest = tl.zeros([N], tl.float32)
     farthest = tl.zeros([N], tl.float32)
-    first = (part.to(tl.int64) * blocks // P).to(tl.int32)
-    last = ((part + 1).to(tl.int64) * blocks // P).to(tl.int32)
-    for start in range(first, last, N):
+    for start in range(part * N, blocks, P * N):
+        total, squares, top, steps, operand, shared, relative, operator, residual, length, anchored, \
+            residual_operator, anchored_operator, mean, used = following  # fmt: skip
         block = start + tl.arange(0, N)
-        valid = (block >= FIRST) & (block < last)
-        page = tl.load(page_table + sequence * max_blocks + block, mask=valid, other=0).to(tl.int64)
-        place = page * H + head
-        shared = tl.load(reference + row * max_blocks + block, mask=valid, other=0.0)
+        valid = (block >= FIRST) & (block < blocks)
+        after = block + P * N
+        more = after < blocks
+        page = tl.load(table + after, mask=more, other=0)
+        following = load_blocks(page, after, more, head, seen, columns, references, key_notes, value_notes, H, GROUP)
         mass, l1, l2, top, rest = shares(
-            tl.load(seen + block, mask=valid, other=0.0),
-            tl.load(seen + columns + block, mask=valid, other=0.0),
-            tl.load(seen + 2 * columns + block, mask=valid, other=0.0),
-            share_factor(shared, maximum, l), share_up, share_lost, B, root_block, SQUARES_UP,
+            total, squares, top, share_factor(shared, maximum, l), share_up, share_lost, B, root_block, SQUARES_UP,
         )  # fmt: skip
         least = mass_lb(mass, mass_down, mass_lost)
-        steps = root_of_squares(tl.load(seen + 3 * columns + block, mask=valid, other=0.0), D) * PRODUCT_UP
+        steps = root_of_squares(steps, D) * PRODUCT_UP
         error = known(scale * ((steps + product_lost) * power))
-        pure_delta = inflate(known(error * known(load16(key_notes + place * 4 + 1, valid, True))))
-        pure_omega = inflate(known(error * known(load16(key_notes + place * 4 + 2, valid, True))))
-        operand = inflate(root_of_squares(tl.load(seen + 4 * columns + block, mask=valid, other=0.0), D))
+        pure_delta = inflate(known(error * known(relative)))
+        pure_omega = inflate(known(error * known(operator)))
+        operand = inflate(root_of_squares(operand, D))
         operand = tl.where(operand <= OPERAND, operand, INFINITY)
         sizes = inflate(known(scale * (norm_q * (operand + floor) + query_lost * largest_q)))
         eps = tl.where(sizes <= LARGEST, inflate(coded_relative * sizes + coded_constant), INFINITY)
         delta, omega = inflate(pure_delta + eps), inflate(pure_omega + root_block * eps)
-        residual = not_negative(load16(value_notes + place * 7, valid, True))
-        length = not_negative(load16(value_notes + place * 7 + 1, valid, True))
-        anchored = not_negative(load16(value_notes + place * 7 + 2, valid, True))
-        residual_operator = not_negative(load16(value_notes + place * 7 + 4, valid, True))
-        anchored_operator = not_negative(load16(value_notes + place * 7 + 5, valid, True))
-        mean = not_negative(load16(value_notes + place * 7 + 6, valid, True))
+        residual, length, anchored = not_negative(residual), not_negative(length), not_negative(anchored)
+        residual_operator, anchored_operator = not_negative(residual_operator), not_negative(anchored_operator)
+        mean = not_negative(mean)
         mean = tl.where(mean < INFINITY, mean, 0.0)
         if GROUP > 0:
-            used = inflate(not_negative(load16(value_notes + place * 7 + 3, valid, True)) * size_factor)
+            used = inflate(not_negative(used) * size_factor)
         else:
-            used = inflate(root_of_squares(tl.load(seen + 5 * columns + block, mask=valid, other=0.0), D))
+            used = inflate(root_of_squares(used, D))
         one, other = key_parts(l1, l2, top, rest, anchored, anchored_operator, delta, omega)
         about += tl.where(valid, one, 0.0)
         of += tl.where(valid, other, 0.0)
