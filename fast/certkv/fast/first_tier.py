@@ -40,7 +40,7 @@ from certkv.fast.workspace import Workspace
 CHUNK = 16
 """Blocks per partial sum of the twin."""
 
-LEAST_PARTS, MOST_PARTS = 8, 64
+LEAST_PARTS, MOST_PARTS = 4, 64
 """Programs of a head; powers of two."""
 
 PRODUCT = 1.0 + 2.0**-10
