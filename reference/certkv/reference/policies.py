@@ -120,6 +120,8 @@ class Budget:
         norm.
     rounds : int
         Rounds of promotion before the head is computed from the originals; at most 255, for which `ladder` is proved.
+        With more than 0, every refinement plane of the key format adds one: coarse keys are looked at level by level.
+        No more than 255 in all.
     """
 
     name: ClassVar[str] = "budget"

@@ -326,6 +326,33 @@ def test_coarse_keys_rise_one_level_at_a_time() -> None:
     assert slow.key_planes.tolist() == [[0, 1, 2, 0, 0]] * len(rows)
 
 
+def test_looks_are_not_taken_from_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two planes that are looked at first: three rounds of choices are left, and the head needs no rung 3.
+
+    Formats of one level, and finer values, have the rounds of the policy; 0 stays 0; 255 are the most that are proved.
+    """
+    rng = np.random.default_rng(8)
+    k, v = (rng.standard_normal((261, 1, 64)).astype(np.float16) for _ in range(2))
+    q = rng.standard_normal((4, 64)) * np.array([[1], [3], [10], [30]])
+    q = (q * 8.0 / np.linalg.norm(k.astype(np.float64), axis=-1).mean()).astype(np.float16)
+
+    def rungs(keys: str, rounds: int = 3) -> list[int]:
+        cache = Cache(kv_heads=1, head_dim=64, keys=keys, values=keys, block=32)
+        cache.append(k, v)
+        step = decode(q, cache, Budget(0.05, rounds=rounds))
+        judged(step, q, k, v)
+        return [int(rung) for rung in step.certificate.rung]
+
+    assert rungs("oscar") == rungs("oscar+2+4") == [2, 2, 2, 2]
+    assert rungs("oscar+2+4", rounds=0) == [3, 3, 3, 3]
+    for keys, values, planes in (("oscar+2+4", "int8", 2), ("int8+4", "int4+4", 1), ("int8", "oscar+2+4", 0)):
+        group = groups(filled(*tensors(40)[1:], keys, values), np.ones((4, HEAD_DIM), np.float32))[0]
+        counted = [budget.rounds_of(Budget(rounds=rounds), group) for rounds in (0, 1, 3, 254, 255)]
+        assert counted == [0, 1 + planes, 3 + planes, min(254 + planes, 255), 255]
+    monkeypatch.setattr(budget, "rounds_of", lambda policy, group: policy.rounds)
+    assert rungs("oscar+2+4") == [2, 2, 2, 3], "where looks are counted"
+
+
 def test_levels_remember_everything_that_was_read() -> None:
     levels = Levels.coded(2, 3)
     first = Levels.coded(1, 3)

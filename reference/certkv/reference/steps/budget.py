@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from certkv.reference.ladder import Action, Observation, next_action
+from certkv.reference.ladder import MAX_ROUNDS, Action, Observation, next_action
 from certkv.reference.numbers.types import BoolArray, FloatArray, IntArray
 from certkv.reference.policies import Budget
 from certkv.reference.selection import largest_until
@@ -41,17 +41,18 @@ def run(group: Group, policy: Budget, out_dtype: np.dtype[np.generic]) -> Result
     levels = Levels.coded(heads, group.view.blocks, group.pinned)
     result = Result.blank(heads, group.q.shape[-1], group.view.cache.level_count)
     rows = np.arange(heads)
-    for round_ in range(policy.rounds + 1):
+    rounds = rounds_of(policy, group)
+    for round_ in range(rounds + 1):
         current = levels.rows(rows)
         seen = attend(group, current, rows)
         done = certify(group, current, rows, seen, out_dtype)
         limit = tolerance(policy, group, seen, done.output)
         if round_ == 0:
             result.paper_bound[:] = paper_claim(group, current, seen)
-        wanted = next_levels(group, current, rows, seen, done, limit, policy.rounds - round_)
+        wanted = next_levels(group, current, rows, seen, done, limit, rounds - round_)
         # a round in which nothing is left to promote would only repeat this one
         useful = wanted.beyond(current)
-        actions = decide(done.bound.bound, limit, np.where(useful, policy.rounds - round_, 0))
+        actions = decide(done.bound.bound, limit, np.where(useful, rounds - round_, 0))
         accepted, from_originals, refine = (actions == a for a in (Action.ACCEPT, Action.EXACT_HEAD, Action.REFINE))
         if accepted.any():
             result.put(rows[accepted], _accept(group, current, rows, seen, done, limit, result, accepted))
@@ -66,6 +67,16 @@ def run(group: Group, policy: Budget, out_dtype: np.dtype[np.generic]) -> Result
         rows = rows[refine]
         levels.raise_to(rows, wanted.rows(refine))
     return result
+
+
+def rounds_of(policy: Budget, group: Group) -> int:
+    """Return the rounds of promotion that a step takes at most.
+
+    Those of the policy and, where it has any, one for each plane of the keys: a round that only looks at the next level
+    of coarse keys decides nothing (`choice.FAR`), and there is one plane to look at each time.
+    """
+    looks = len(group.finer.levels("keys"))
+    return min(policy.rounds + looks, MAX_ROUNDS) if policy.rounds else 0
 
 
 def next_levels(
