@@ -108,7 +108,8 @@ def steps(path: Path, engine: str, budget: Budget) -> list[HeadStep]:
 def test_rungs_are_the_references_away_from_ties(capture: Path) -> None:
     """A head stays on rung 0 where its first bound is within the tolerance; both backends show that bound.
 
-    The kernel library's bounds are somewhat larger, so between the two a head may differ: these are ties here.
+    The kernel library shows the bound of its first tier, which is larger; so where the tolerance is between the two, a
+    head may differ or its second tier may accept it: these are ties here.
     """
     free = {engine: steps(capture, engine, Budget(1e30, "absolute")) for engine in ("torch", "reference")}
     bounds = np.array([[step.bound for step in free[engine]] for engine in ("torch", "reference")])
@@ -116,7 +117,7 @@ def test_rungs_are_the_references_away_from_ties(capture: Path) -> None:
     ours, theirs = (steps(capture, engine, Budget(limit, "absolute")) for engine in ("torch", "reference"))
     compared = 0
     for one, other, pair in zip(ours, theirs, bounds.T, strict=True):
-        assert (one.rung == 0) == (pair[0] <= limit)
+        assert one.rung == 0 or pair[0] > limit
         if (pair[0] <= limit) == (pair[1] <= limit):
             compared += 1
             assert (one.rung == 0) == (other.rung == 0)

@@ -196,3 +196,53 @@ def test_planted_mistakes_show(forgotten: str) -> None:
 def passes_without_rounding(charges: Charges) -> Charges:
     none = ScoreCharge(0.0, 0.0)
     return replace(charges, coded=none, original=none, resident=none)
+
+
+def again(s: Scene, how: How, ws: Workspace, unit: Unit, tolerance: float) -> tuple[Totals, Opened, Result]:
+    """Run the first tier on what a pass left, as somebody changed it, for outputs in the originals' type."""
+    _, tier, model = how
+    heads = (s.cache.batch, s.q.shape[1])
+    found, opened = Totals.empty(*heads), Opened.empty(torch.zeros(heads, dtype=torch.uint8), s.cache.max_blocks)
+    result = Step.blank(*heads, s.cache.head_dim, s.cache.dtype).result
+    refused, moved = torch.zeros(heads[0], dtype=torch.int32), torch.zeros(heads[0], dtype=torch.int64)
+    costs = rounding(model, s.cache, s.splits, 0, s.cache.dtype)
+    tier(s.q, s.coded, s.cache.resident, s.scale, costs, unit, tolerance, ws, found, opened, refused, moved, result)
+    return found, opened, result
+
+
+@QUIET
+@HOW
+def test_an_output_beyond_binary16_is_brought_back(how: How) -> None:
+    """Steps are rounded up, so codes may stand for more than 65504, which no original does."""
+    s = scene(**SCENES["pinned"])  # type: ignore[arg-type]
+    ws, _, _ = run(s, how)
+    ws.part_o.abs_().mul_(1e6)
+    _, _, result = again(s, how, ws, "none", 0.0)
+    assert ws.output.max() > 65504.0
+    assert result.output.isfinite().all()
+    assert result.output.max() == 65504.0
+
+
+@QUIET
+@HOW
+def test_resident_values_whose_squares_overflow_enforce_nothing(how: How) -> None:
+    """Their mean is unknown, and unknown is 0 in a tolerance."""
+    s = scene(**SCENES["bfloat16"])  # type: ignore[arg-type]
+    ws, _, _ = run(s, how)
+    plain, _, _ = again(s, how, ws, "values", 0.05)
+    ws.statistics[:, :, 5, -2:] = torch.inf
+    found, _, _ = again(s, how, ws, "values", 0.05)
+    assert (found.tolerance < plain.tolerance).all()
+    assert (found.tolerance > 0.0).all()
+
+
+@QUIET
+@HOW
+@pytest.mark.parametrize("bad", [-1.0, torch.nan])
+def test_norms_that_mean_nothing_leave_heads_open(how: How, bad: float) -> None:
+    s = scene(**SCENES["pinned"])  # type: ignore[arg-type]
+    ws, _, _ = run(s, how)
+    s.cache.resident.norms.fill_(bad)
+    found, opened, _ = again(s, how, ws, "absolute", 1e30)
+    assert torch.isinf(found.bound).all()
+    assert (opened.action == REFINE).all()

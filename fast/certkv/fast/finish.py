@@ -21,6 +21,15 @@ from certkv.fast.totals import Totals
 NOWHERE = -1
 """Position where nothing offends."""
 
+LARGEST_HALF = 65504.0
+"""Largest binary16 number: an output beyond it, which codes may give, is brought back to it. The exact output is an
+average of originals and within; moving a coordinate to the nearest one in range brings it no farther from there."""
+
+
+def in_range(output: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return float32 outputs within the range of binary16, if that is the type they are rounded to; NaN stays one."""
+    return output.clamp(-LARGEST_HALF, LARGEST_HALF) if dtype == torch.float16 else output
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -147,5 +156,6 @@ def finish_twin(
         blank = torch.inf if part.dtype == torch.float32 else 0
         here = nothing[..., None] if part.ndim == 3 else nothing
         getattr(certificate, name).copy_(torch.where(here, blank, part))
-    out.output.copy_(torch.where(nothing[..., None], torch.nan, output))
+    kept = in_range(output, out.output.dtype)
+    out.output.copy_(torch.where(nothing[..., None], torch.nan, kept))
     out.lse.copy_(torch.where(nothing, torch.nan, lse))

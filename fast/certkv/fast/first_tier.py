@@ -27,7 +27,7 @@ from certkv.fast.certify import distance_ub, lowered, mass_lb, not_negative, sha
 from certkv.fast.charges import LARGEST_OPERAND, LARGEST_SIZE, Charges
 from certkv.fast.choose import ACCEPT, REFINE
 from certkv.fast.coded import Coded, grouped
-from certkv.fast.finish import NOWHERE, Result
+from certkv.fast.finish import NOWHERE, Result, in_range
 from certkv.fast.merge import merge_twin
 from certkv.fast.outward_fp32 import above, exp_minus_lb, expm1_ub, inflate, known, root_of_squares
 from certkv.fast.resident import Resident
@@ -192,7 +192,9 @@ def first_tier(
     keys = torch.where(keys <= LARGEST_OPERAND, keys, torch.inf)
     sizes = inflate(known(magnitude * ((norm_q + floor) * (keys + floor))))
     eps = rounded_score(charges.resident.relative, charges.resident.constant, sizes)
-    used = resident.norms[:, :, None].expand_as(mass)
+    used = not_negative(resident.norms)[:, :, None].expand_as(mass)
+    # squares may have overflowed: then nothing is known of the mean
+    mean = torch.where(slots[5] < torch.inf, slots[5], 0.0)
     radius = inflate(used + output_norm)
     least = mass_lb(mass, charges)
     held = {
@@ -200,7 +202,7 @@ def first_tier(
         "pure_key": torch.zeros_like(mass),
         "value": torch.zeros_like(mass),
         "weight_lb": least * exp_minus_lb(eps) * (1.0 - 2.0**-20),
-        "scale_lb": least * lowered(slots[5]) * (1.0 - 2.0**-20),
+        "scale_lb": least * lowered(mean) * (1.0 - 2.0**-20),
         "size": known(a.l1 * used),
         "largest": used,
         "radius": radius,
@@ -223,7 +225,7 @@ def first_tier(
     out.certificate.clear()
     for name in ("bound", "key", "value", "arithmetic", "tolerance"):
         getattr(out.certificate, name).copy_(getattr(found, name))
-    out.output.copy_(ws.output)
+    out.output.copy_(in_range(ws.output, out.output.dtype))
     out.lse.copy_(ws.lse)
     out.position.fill_(NOWHERE)
     moved.zero_()

@@ -36,9 +36,9 @@ class Parts(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(
-            part.nbytes if isinstance(part, torch.Tensor) else sum(tensor.nbytes for tensor in part) for part in self
-        )
+        # two parts share what happens to a head
+        tensors = (tensor for part in self for tensor in ((part,) if isinstance(part, torch.Tensor) else part))
+        return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors}.values())
 
     @classmethod
     def empty(cls, cache: TieredCache, q_heads: int, selects: bool) -> Parts:

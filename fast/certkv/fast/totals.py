@@ -67,7 +67,7 @@ def tolerance_lb(unit: Unit, tolerance: float, scale_lb: torch.Tensor, norm_lb: 
     if unit == "none":
         return torch.full_like(scale_lb, torch.inf)
     if unit == "absolute":
-        limit = torch.full_like(scale_lb, tolerance * DOWN)
+        limit = torch.full_like(scale_lb, min(tolerance * DOWN, LARGEST))
     elif unit == "output":
         limit = norm_lb * (tolerance / (1.0 + tolerance)) * DOWN
     else:

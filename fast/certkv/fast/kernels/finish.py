@@ -13,7 +13,7 @@ import triton.language as tl
 from certkv.fast.certificate import Status
 from certkv.fast.choose import EXACT_HEAD, REFINE, Choice
 from certkv.fast.coded import Coded
-from certkv.fast.finish import NOWHERE, Flags, Result
+from certkv.fast.finish import LARGEST_HALF, NOWHERE, Flags, Result
 from certkv.fast.kernels.outward_fp32 import INFINITY, known
 from certkv.fast.totals import Totals
 
@@ -28,6 +28,7 @@ HOST_MISSING = tl.constexpr(int(Status.HOST_MISSING))
 CHECKSUM = tl.constexpr(int(Status.CHECKSUM))
 NEEDS_DENSE = tl.constexpr(int(Status.NEEDS_DENSE))
 NONE = tl.constexpr(NOWHERE)
+HALF = tl.constexpr(LARGEST_HALF)
 
 
 @triton.jit
@@ -53,6 +54,17 @@ def bfloat16_bits(x):
     bits = x.to(tl.int32, bitcast=True)
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.int16)
     return tl.where(x == x, rounded, tl.full(x.shape, 0x7FC0, tl.int16))
+
+
+@triton.jit
+def store_output(to, c, mask, OUT_BFLOAT: tl.constexpr):
+    """Store outputs in their type; in binary16 within its range, which values of originals are in. NaN stays one."""
+    if OUT_BFLOAT:
+        tl.store(to, bfloat16_bits(c), mask=mask)
+    else:
+        if to.dtype.scalar.element_ty == tl.float16:
+            c = tl.where(c > HALF, HALF, tl.where(c < -HALF, -HALF, c))
+        tl.store(to, c, mask=mask)
 
 
 @triton.jit
@@ -157,10 +169,7 @@ def finish_kernel(
     live = channel < D
     c = tl.load(output + row * D + channel, mask=live, other=0.0)
     c = tl.where(none, float("nan"), c)
-    if OUT_BFLOAT:
-        tl.store(output_out + row * D + channel, bfloat16_bits(c), mask=live)
-    else:
-        tl.store(output_out + row * D + channel, c, mask=live)
+    store_output(output_out + row * D + channel, c, live, OUT_BFLOAT)
 
 
 def launch_begin(levels: torch.Tensor, choice: Choice, flags: Flags, moved: torch.Tensor, reopen: bool = True) -> None:

@@ -23,7 +23,7 @@ from certkv.fast.coded import Coded
 from certkv.fast.finish import NOWHERE, Result
 from certkv.fast.first_tier import PRODUCT, PRODUCT_LOST, Opened, operator_root, squares_up
 from certkv.fast.kernels.choose import head_totals
-from certkv.fast.kernels.finish import bfloat16_bits
+from certkv.fast.kernels.finish import store_output
 from certkv.fast.kernels.outward_fp32 import (
     DOWN,
     INFINITY,
@@ -218,12 +218,12 @@ def first_tier_kernel(
     C: tl.constexpr,
     N: tl.constexpr,
 ):
-    """Part ``program_id(0)`` of P, of channels and of blocks, of head ``program_id(1)`` of all sequences' heads.
+    """Part ``program_id(1)`` of P, of channels and of blocks, of head ``program_id(0)`` of all sequences' heads.
 
     The part that arrives last adds up what all of them left.
     """
-    part = tl.program_id(0)
-    row = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)
     kv = row // G
     sequence, head = kv // H, kv % H
     # what depends on nothing is read first, so that it comes together
@@ -265,10 +265,7 @@ def first_tier_kernel(
     c = tl.div_rn(o, tl.broadcast_to(l, [C]))
     tl.store(o_out + row * D + at, o, mask=at < D)
     tl.store(output + row * D + at, c, mask=at < D)
-    if OUT_BFLOAT:
-        tl.store(output_out + row * D + at, bfloat16_bits(c), mask=at < D)
-    else:
-        tl.store(output_out + row * D + at, c, mask=at < D)
+    store_output(output_out + row * D + at, c, at < D, OUT_BFLOAT)
     c = tl.where(at < D, c, 0.0)
     from_anchor = c - tl.load(anchor + kv * D + at, mask=at < D, other=0.0)
 
@@ -343,9 +340,10 @@ def first_tier_kernel(
         operand = tl.where(operand <= OPERAND, operand, INFINITY)
         sizes = inflate(known(scale * (norm_q * (operand + floor))))
         eps = tl.where(sizes <= LARGEST, inflate(resident_relative * sizes + resident_constant), INFINITY)
-        used = tl.load(resident_norms + kv * 2 + slot)
+        used = not_negative(tl.load(resident_norms + kv * 2 + slot))
         moved = known(expm1_ub(eps) * l1)
-        mean = lowered(tl.load(to + 5 * columns))
+        mean = tl.load(to + 5 * columns)
+        mean = lowered(tl.where(mean < INFINITY, mean, 0.0))  # squares may have overflowed
         slot_about = tl.sum(tl.where(there, known(moved * used), 0.0), 0)
         slot_of = tl.sum(tl.where(there, moved, 0.0), 0)
         slot_below = tl.sum(tl.where(there, least * exp_minus_lb(eps) * DOWN, 0.0), 0)
@@ -450,7 +448,7 @@ def first_tier(
     parts = opened.sums.shape[2]
     bfloat16, out_bfloat16 = (x.dtype == torch.bfloat16 for x in (q, out.output))
     made = out.certificate
-    first_tier_kernel[(parts, batch * heads)](
+    first_tier_kernel[(batch * heads, parts)](
         q.view(torch.int16),
         ws.part_m,
         ws.part_l,
