@@ -19,6 +19,7 @@ from certkv.reference.formats import (
     bytes_per_token,
     concatenate,
 )
+from certkv.reference.formats.planes import join, unpack_plane
 from certkv.reference.formats.rotated import extra_roundings, is_rotated
 from certkv.reference.formats.storage import bytes_with_residual, dense_bytes_per_token
 from certkv.reference.numbers import BFLOAT16, FLOAT16, FloatType
@@ -293,3 +294,48 @@ def test_types_of_what_is_stored() -> None:
         assert encoded.step.dtype == encoded.minimum.dtype == ft.dtype
         assert encoded.norm is None or encoded.norm.dtype == np.float32
     assert BFLOAT16.itemsize == FLOAT16.itemsize == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bits": 3}, "codes of 3 bits; give 2 or 4"),
+        ({"bits": True}, "give 2 or 4"),
+        ({"group": 0}, "groups of 0"),
+        ({"group": 2.0}, "groups of 2.0"),
+        ({"plane_bits": (3,)}, "a plane of 3 bits; give planes of 1, 2, 4 or 8"),
+        ({"plane_bits": (8, 8)}, "18 bits, planes and codes together; give at most 16"),
+        ({"bits": 4, "plane_bits": (8, 4, 1)}, "17 bits"),
+        ({"bits": 4, "plane_bits": (8, 8, 8, 8)}, "planes of 32 bits in all; give at most 24"),
+    ],
+)
+@pytest.mark.parametrize("make", [OscarKeys, OscarValues])
+def test_formats_that_could_not_be_decoded_are_refused(make: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        make("mine", **settings)
+
+
+def test_an_unknown_scope_is_refused() -> None:
+    with pytest.raises(SettingError, match="format 'mine' has scope 'layer'; give one of 'joint', 'head', or None"):
+        OscarKeys("mine", scope="layer")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("bits", "plane_bits"), [(4, (8, 4)), (2, (4, 8, 2)), (2, (2, 4))])
+def test_the_finest_planes_with_a_norm_are_decoded_in_one_rounding(bits: int, plane_bits: tuple[int, ...]) -> None:
+    """Rational arithmetic: within 2^-53 of the exact meaning, at most as far off as it says, at every level."""
+    fmt = OscarKeys("mine", bits, rotated=False, plane_bits=plane_bits)
+    x = np.random.default_rng(0).standard_normal((1, 32, 16)).astype(np.float16)
+    whole = fmt.encode(x)
+    assert whole.norm is not None
+    for level in range(len(plane_bits) + 1):
+        encoded = whole.at(level)
+        finer = sum(plane_bits[:level])
+        codes = join(unpack_plane(encoded.codes, bits, 32), encoded.planes, plane_bits, 32)
+        decoded, error = fmt.decode(encoded), fmt.decode_error_ub(encoded)
+        for t, c in product(range(32), range(16)):
+            code = F(int(codes[0, t, c]), 2**finer) + (F(1, 2**finer) - 1) / 2
+            step, minimum = (F(float(m[0, 0, c])) for m in (whole.step, whole.minimum))
+            exact = F(float(whole.norm[0, t])) * (minimum + step * code)
+            off = abs(F(float(decoded[0, t, c])) - exact)
+            assert off <= F(float(error[0, t, c]))
+            assert off <= abs(exact) / 2**53

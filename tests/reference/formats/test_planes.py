@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -208,3 +209,16 @@ def test_the_kinds() -> None:
     assert set(PLANAR_KEY_FORMATS) == {"int4+4", "int8+4"}
     assert all(f.default_block == 64 for f in ALL)
     assert not isinstance(KEY_FORMATS["int8"], PlanarFormat)
+
+
+def test_planes_that_would_lose_bits_are_refused() -> None:
+    fmt = PLANAR_KEY_FORMATS["int8+4"]
+    for bits, message in (((3,), "a plane of 3 bits"), ((8, 8, 8, 1), "25 bits in all; give at most 24")):
+        with pytest.raises(SettingError, match=message):
+            replace(fmt, plane_bits=bits)  # type: ignore[type-var]
+    x = np.array([[[-1.0], [0.5], [2.0**-13], [1.0]]], np.float16)
+    fine = replace(fmt, plane_bits=(8, 8, 8))  # type: ignore[type-var]
+    encoded = fine.encode(x)
+    step = float(encoded.step[0, 0])
+    # half a cell of 2^-24 steps, and places that are off by 2 (L + 1) v steps (`planes.place`)
+    assert np.abs(fine.decode(encoded) - x.astype(np.float64)).max() <= step * (2.0**-25 + 2 * 256 * 2.0**-24)

@@ -380,7 +380,10 @@ THEOREMS: tuple[Theorem, ...] = (
         "cells; a level's notes bound what that level means, and no other.",
         formula="join(divide(C)) = C;  code_l = C_l 2^-F + (2^-F - 2^-G)/2;  "
         "|x - (minimum + step code_l)| <= step (2^-F/2 + 2 (L+1) 2^-24)",
-        hypotheses=("planes of 1, 2, 4 or 8 bits, at most 32 in all",),
+        hypotheses=(
+            "planes of 1, 2, 4 or 8 bits, at most 24 in all over a base of at most 8",
+            "where a norm multiplies steps: at most 16 bits with the base, so that decoding rounds once",
+        ),
         relied_on_by=(
             "certkv.reference.formats.planes.divide",
             "certkv.reference.formats.planes.join",

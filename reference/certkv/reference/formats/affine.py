@@ -69,9 +69,9 @@ def quantize(x: AnyArray, axis: int, levels: int, ft: FloatType) -> tuple[npt.ND
 def reconstruct(codes: AnyArray, step: AnyArray, minimum: AnyArray) -> FloatArray:
     """Return ``fl64(minimum + step * code)``; codes, step and minimum broadcast against each other.
 
-    The product is exact in float64: a step has at most 24 significant bits, a code at most 8, and the product is a
-    multiple of 2**-149.  The sum rounds once, to nearest, so its error is at most u times the result and at most u
-    times the exact value, u = 2**-53.
+    The product is exact in float64: a step has at most 24 significant bits and a code 8, or (levels of refinement) 11
+    and 33, or (a step times a norm) 35 and 17, and it is a multiple of 2**-300.  The sum rounds once, to nearest, so
+    its error is at most u times the result and at most u times the exact value, u = 2**-53.
     """
     return minimum.astype(np.float64) + step.astype(np.float64) * codes.astype(np.float64)
 

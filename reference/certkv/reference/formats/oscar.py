@@ -8,9 +8,11 @@ switches, so that what each is worth can be measured at equal bytes. See docs/fo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
+from certkv.reference.errors import SettingError
 from certkv.reference.formats.affine import quantize
 from certkv.reference.formats.base import KEYS, check_originals
 from certkv.reference.formats.cells import places
@@ -18,6 +20,7 @@ from certkv.reference.formats.encoded import Encoded
 from certkv.reference.formats.planes import divide as planes_of
 from certkv.reference.formats.planes import pack_plane, plane_rows
 from certkv.reference.formats.rotated import Meaning, originals_as_stored, to_type
+from certkv.reference.formats.settings import require_codes
 from certkv.reference.formats.token_norm import Scope, divide, token_norm, unscaled
 from certkv.reference.formats.zero_point import quantize_zero_point
 from certkv.reference.numbers import FloatType
@@ -48,7 +51,12 @@ class OscarKeys(Meaning):
     zero_point : bool
         An integer zero point, as OScaR's code has it, instead of the exact minimum.
     plane_bits : tuple of int
-        Refinement planes.
+        Refinement planes, at most 16 bits with the codes.
+
+    Raises
+    ------
+    SettingError
+        Bits, a group, a scope or planes that it cannot have; see `settings.require_codes`.
     """
 
     name: str
@@ -60,6 +68,12 @@ class OscarKeys(Meaning):
     plane_bits: tuple[int, ...] = ()
     default_block: int = 64
     kind: frozenset[str] = frozenset({KEYS})
+
+    def __post_init__(self) -> None:
+        require_codes(self.name, self.bits, self.group, self.plane_bits)
+        if self.scope is not None and self.scope not in get_args(Scope):
+            known = ", ".join(map(repr, get_args(Scope)))
+            raise SettingError(f"format {self.name!r} has scope {self.scope!r}; give one of {known}, or None")
 
     def prepare(self, x: AnyArray, ft: FloatType) -> tuple[AnyArray, Float32Array]:
         """Rotate and scale as the switches say.
@@ -104,7 +118,7 @@ class OscarKeys(Meaning):
         return x[..., np.arange(block) // self.group, :]
 
     def _affine(self, encoded: Encoded) -> tuple[FloatArray, FloatArray]:
-        """Return norm times step and norm times minimum: 24 bits times 11, so exactly."""
+        """Return norm times step and norm times minimum: 24 bits times 11, so exactly; 17 are left for code_l."""
         step, minimum = (self._of_tokens(x.astype(np.float64), encoded.block) for x in (encoded.step, encoded.minimum))
         if self.scope is None or encoded.norm is None:
             return step, minimum

@@ -16,6 +16,7 @@ from certkv.reference.formats.encoded import Encoded
 from certkv.reference.formats.planes import divide as planes_of
 from certkv.reference.formats.planes import pack_plane, plane_rows
 from certkv.reference.formats.rotated import Meaning, originals_as_stored, to_type
+from certkv.reference.formats.settings import require_codes
 from certkv.reference.formats.token_group import PerTokenGroup
 from certkv.reference.numbers.types import AnyArray, FloatArray
 
@@ -35,6 +36,9 @@ class OscarValues(Meaning):
     plane_bits: tuple[int, ...] = ()
     default_block: int = 64
     kind: frozenset[str] = frozenset({VALUES})
+
+    def __post_init__(self) -> None:
+        require_codes(self.name, self.bits, self.group, self.plane_bits)
 
     def _layout(self) -> PerTokenGroup:
         return PerTokenGroup(self.name, self.bits, self.group, self.default_block)

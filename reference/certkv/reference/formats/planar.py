@@ -17,6 +17,7 @@ from certkv.reference.formats.channel import INT4, INT8, PerChannel
 from certkv.reference.formats.encoded import Encoded
 from certkv.reference.formats.packing import pack4
 from certkv.reference.formats.planes import divide, join, plane_rows, real_codes
+from certkv.reference.formats.settings import require_planes
 from certkv.reference.formats.token_group import INT4_G32, INT8_G64, PerTokenGroup
 from certkv.reference.numbers.types import AnyArray, FloatArray
 
@@ -38,6 +39,9 @@ class _Planes:
     layout: PerChannel | PerTokenGroup
     plane_bits: tuple[int, ...]
     kind: frozenset[str]
+
+    def __post_init__(self) -> None:
+        require_planes(self.name, self.plane_bits)
 
     @property
     def default_block(self) -> int:

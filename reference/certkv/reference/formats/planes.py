@@ -101,6 +101,9 @@ def join(base: AnyArray, planes: Sequence[AnyArray], bits: Sequence[int], block:
 
 
 def real_codes(codes: IntArray, finer_bits: int, grid_bits: int) -> FloatArray:
-    """Return code_l from C_l, exactly: ``finer_bits`` is F_l, ``grid_bits`` is G; at most 32 bits in all."""
+    """Return code_l from C_l, exactly: ``finer_bits`` is F_l, ``grid_bits`` is G; C_l has at most 32 bits.
+
+    code_l then has at most 33 significant bits, one more than C_l: the middle of a cell.
+    """
     cell = 2.0**-finer_bits
     return codes.astype(np.float64) * cell + (cell - 2.0**-grid_bits) / 2.0
