@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certkv.reference.selection import cheapest_levels, cheapest_until, largest_until
+from certkv.reference.selection import cheapest_levels, cheapest_until, greedy, largest_until
 
 
 def marks(gain: list[float], need: float) -> list[bool]:
@@ -155,6 +155,31 @@ def test_levels_cost_less_than_the_cheapest_and_one_step(gain: list[list[int]], 
     originals = [c for c in enough if set(c) <= {0, 3}]
     if originals:
         assert total(costs, tuple(chosen)) <= min(total(costs, c) for c in originals)
+
+
+@given(LEVELS, COSTS, st.integers(1, 120), st.sampled_from([-1000, -300, 300, 1016]))
+def test_units_of_gains_do_not_matter(gain: list[list[int]], steps: list[int], need: int, power: int) -> None:
+    """Gains of up to 30 2^1016, whose products with costs overflow: the same choice, and no warning."""
+    cost = [1000.0 * c for c in itertools.accumulate(steps)]
+    plain = levels([[float(g) for g in item] for item in gain], cost, float(need))
+    scaled = [[math.ldexp(g, power) for g in item] for item in gain]
+    assert levels(scaled, cost, math.ldexp(need, power)) == plain
+
+
+def test_overflowing_products_are_compared() -> None:
+    """A plane that lies below the line to the original is left out, though gain times cost is infinite both times."""
+    large = 2.0**1020
+    gain = [[large / 4, 15 * large / 4], [large, large]]
+    steps, prices = greedy._steps(np.array([gain]), np.array([1000.0, 4000.0]) * np.ones((1, 2, 2)))
+    assert steps.tolist() == [[[0.0, 15 * large / 4], [large, 0.0]]]
+    assert prices.tolist() == [[[math.inf, 4000.0], [1000.0, math.inf]]]
+
+
+def test_sums_that_overflow_meet_every_need() -> None:
+    large = 1.5 * 2.0**1023
+    assert marks([large, large, large], large) == [True, False, False]
+    assert marks([large, large, large], 1.1 * large) == [True, True, False]
+    assert levels([[large, large]] * 3, [1000.0, 4000.0], 1.1 * large) == [1, 1, 0]
 
 
 @given(ITEMS, st.integers(0, 200))

@@ -101,7 +101,8 @@ def _first_until(worth: FloatArray, ahead: FloatArray, need: FloatArray) -> Bool
     """Mark items in descending order of ``ahead`` until their ``worth`` sums to at least ``need``."""
     order = np.argsort(-ahead, axis=-1, kind="stable")
     ranked = np.take_along_axis(worth, order, axis=-1)
-    before = np.concatenate([np.zeros((len(worth), 1)), np.cumsum(ranked, axis=-1)[:, :-1]], axis=-1)
+    with np.errstate(over="ignore"):  # a sum that overflows meets every need
+        before = np.concatenate([np.zeros((len(worth), 1)), np.cumsum(ranked, axis=-1)[:, :-1]], axis=-1)
     marks = np.zeros(worth.shape, np.bool_)
     wanted = need[:, None]
     # infinite terms must all come off, though the first of them already sums to an infinite need
@@ -115,6 +116,10 @@ def _steps(gain: FloatArray, cost: FloatArray) -> tuple[FloatArray, FloatArray]:
     Counted from the last useful level (at first: neither gain nor cost), a level is useful if it has more gain and no
     dearer level has more gain per cost. Steps between useful levels have gains per cost that do not rise.
     """
+    # an item's gains in units of a power of two no smaller than its largest, or times a cost they overflow
+    largest = gain.max(axis=-1, keepdims=True)
+    unit = np.frexp(np.where(np.isinf(largest), 1.0, largest))[1]
+    gain = np.ldexp(gain, -unit)
     start = np.zeros((*gain.shape[:-1], 1))
     g, c = np.concatenate([start, gain], axis=-1), np.concatenate([start, cost], axis=-1)
     levels = gain.shape[-1]
@@ -126,7 +131,7 @@ def _steps(gain: FloatArray, cost: FloatArray) -> tuple[FloatArray, FloatArray]:
         with np.errstate(invalid="ignore"):  # inf - inf, and 0 times inf, at levels that lose the comparison
             for dearer in range(level + 1, levels + 1):
                 useful &= ~(rise * (c[..., dearer] - last_cost) < (g[..., dearer] - last_gain) * run)
-        steps[..., level - 1] = np.where(useful, rise, 0.0)
+        steps[..., level - 1] = np.where(useful, np.ldexp(rise, unit[..., 0]), 0.0)
         prices[..., level - 1] = np.where(useful, run, np.inf)
         last_gain, last_cost = np.where(useful, g[..., level], last_gain), np.where(useful, c[..., level], last_cost)
     return steps, prices
