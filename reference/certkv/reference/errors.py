@@ -42,7 +42,7 @@ class NonFiniteError(InputError):
 
 
 class HostMissingError(CertkvError, LookupError):
-    """Originals that a step needs are not in the host tier; no output is returned (precondition P4).
+    """Originals or planes that a step needs are not where they should lie; no output is returned (precondition P4).
 
     Attributes
     ----------
@@ -50,9 +50,9 @@ class HostMissingError(CertkvError, LookupError):
         The original that was asked for, or the refinement plane.
     """
 
-    def __init__(self, kv_head: int, block: int, what: str = "the original") -> None:
+    def __init__(self, kv_head: int, block: int, what: str = "the original", where: str = "the host tier") -> None:
         super().__init__(
-            f"{what} of block {block}, KV head {kv_head}, is not in the host tier; "
+            f"{what} of block {block}, KV head {kv_head}, is not in {where}; "
             "append its tokens again (cache.reset() first) before decoding"
         )
         self.kv_head = kv_head

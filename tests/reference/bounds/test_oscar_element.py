@@ -199,3 +199,20 @@ def test_a_share_of_the_bound_is_exceeded(monkeypatch: pytest.MonkeyPatch) -> No
     assert error > Fraction(float(0.99 * element_ub(s, z, 3, FLOAT16)))
     monkeypatch.setattr(oscar_element, "SLACK", {3: -(2.0**-9)})
     assert error > Fraction(float(element_ub(s, z, 3, FLOAT16)))
+
+
+@pytest.mark.parametrize(("levels", "highest"), [(3, -49_152.0), (15, -61_440.0)])
+def test_the_highest_minimum_whose_offset_overflows_in_float16(levels: int, highest: float) -> None:
+    """Every minimum from there to -46,000, every maximum; above, an offset half a step below is less than 65,520."""
+    x = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    x = np.unique(x[np.isfinite(x)]).astype(np.float32)
+    found = []
+    for lo in x[(x >= highest) & (x <= -46_000)]:
+        half_range = np.float32(0.5) * x[x > lo] - np.float32(0.5) * lo
+        s = half_range / np.float32(levels / 2)
+        shift = -(np.rint(-lo / s) * s)
+        if np.abs(shift).max() >= 65_520:  # rounds to infinity
+            found.append(float(lo))
+    assert found == [highest]
+    _, _, cut = quantize_zero_point(np.array([[highest], [-highest]], np.float16), 0, levels, FLOAT16)
+    assert cut == -65_504

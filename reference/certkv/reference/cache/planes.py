@@ -13,12 +13,13 @@ from certkv.reference.numbers.types import AnyArray, BoolArray, IntArray
 
 Place = Literal["device", "host"]
 PLACES: tuple[Place, ...] = ("device", "host")
+TIERS: dict[Place, str] = {"device": "device memory", "host": "the host tier"}
 
 
 class PlaneStore:
     """Planes of both sides, each ``[blocks, kv_heads, rows, head_dim]``.
 
-    What lies in host memory is moved when it is read, and counted; a plane that was lost there is an error wherever it
+    What lies in host memory is moved when it is read, and counted; a plane that was lost is an error wherever it
     is asked for, like an original (precondition P4).
 
     Parameters
@@ -78,7 +79,8 @@ class PlaneStore:
         """
         lost = blocks[~self._present[side][plane][blocks, kv_head]]
         if lost.size:
-            raise HostMissingError(kv_head, int(lost[0]), f"refinement plane {plane + 1} of the {side}")
+            what = f"refinement plane {plane + 1} of the {side}"
+            raise HostMissingError(kv_head, int(lost[0]), what, TIERS[self.place])
         found = np.asarray(self._store[side][plane][blocks, kv_head])
         if self.place == "host":
             self.moved_bytes += found.nbytes
