@@ -319,11 +319,42 @@ def test_coarse_keys_rise_one_level_at_a_time() -> None:
     assert not slow.keys.any()
     assert slow.key_planes.tolist() == [[1, 1, 1, 0, 0]] * len(rows)
     np.testing.assert_array_equal(slow.values, wanted.values)
+    group.finer_errors[0][0][:, 0] = group.delta_ub[:, 0]
+    slow = choice.one_at_a_time(group, levels, rows, wanted)
+    assert slow.keys.tolist() == wanted.keys.tolist(), "what is no nearer is not looked at"
     group.finer_errors[0][0][:, 0] = np.inf
     group.delta_ub[:, 2] = choice.FAR
     slow = choice.one_at_a_time(group, levels, rows, wanted)
     assert slow.keys.tolist() == wanted.keys.tolist(), "what is unknown is not waited for"
     assert slow.key_planes.tolist() == [[0, 1, 2, 0, 0]] * len(rows)
+
+
+def test_a_finer_level_that_is_worse_is_not_read() -> None:
+    """One-hot keys lie on the base's grid after rotation: two bits more are worse, and no budget reads only them."""
+    k = np.zeros((96, 1, 64), np.float16)
+    token = np.arange(96)
+    k[token, 0, token % 64] = np.where(token % 2, 1.0, -1.0)
+    fmt = key_format("oscar+2+4")
+    x = k[:32].swapaxes(0, 1)
+    encoded = fmt.encode(x)
+    errors = (fmt.decode(encoded.at(level)) - x.astype(np.float64) for level in range(3))
+    off = [float(np.linalg.norm(error, axis=-1).max()) for error in errors]
+    assert off[0] < off[2] < off[1]
+    rng = np.random.default_rng(3)
+    q = (6000.0 * rng.standard_normal((4, 64))).astype(np.float32)
+    v = rng.standard_normal((96, 1, 64)).astype(np.float16)
+    cache = Cache(kv_heads=1, head_dim=64, keys="oscar+2+4", values="int8", block=32)
+    cache.append(k, v)
+    group = groups(cache, q)[0]
+    assert (group.delta_ub > choice.FAR).all()
+    assert (group.finer_errors[0][0] > group.delta_ub).all()
+    levels, wanted = Levels.coded(4, 3), Levels.coded(4, 3)
+    wanted.keys[...] = True
+    assert choice.one_at_a_time(group, levels, np.arange(4), wanted).keys.all()
+    step = decode(q, cache, Budget(0.01))
+    judged(step, q, k, v)
+    assert step.certificate.promoted[:, 0].any()
+    assert not step.certificate.plane_bytes.any()
 
 
 def test_looks_are_not_taken_from_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:

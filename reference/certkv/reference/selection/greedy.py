@@ -6,8 +6,8 @@ lowers what is removed, so the largest items are a smallest set.
 *Unequal costs* (`cheapest_until`). Take items in the order of gain per cost until the need is met. The items before the
 last one cost less than any set that suffices, so the choice costs less than the cheapest set and one item.
 
-*Levels* (`cheapest_levels`). An item may be taken at one of several levels, each dearer and better than the one before.
-The steps between them are items of their own, once levels are left out that lie below a line between two others; the
+*Levels* (`cheapest_levels`). An item may be taken at one of several levels, each dearer than the one before and as a rule
+better; one that gains no more than a cheaper one is left out. The steps between them are items of their own, once levels are left out that lie below a line between two others; the
 choice costs less than the cheapest one and one step. It is compared with the plan of last levels only.
 
 Choices serve the refinement of a budget, and the paper's stricter value policy. Derivation: docs/derivations/greedy.md.
@@ -71,8 +71,9 @@ def cheapest_levels(gain: FloatArray, cost: FloatArray, need: FloatArray) -> Int
     Parameters
     ----------
     gain : float64 [rows, items, levels]
-        What taking an item at a level takes off the sum; non-negative. An item with an infinite or unknown gain at any
-        level is taken at its last or not at all.
+        What taking an item at a level takes off the sum; non-negative, in any order: a level may take off less than a
+        cheaper one, and is then left out (a refined level can be worse than its base, see `bounds.planes`). An item
+        with an infinite or unknown gain at any level is taken at its last or not at all.
     cost : float64 [levels] or [items, levels]
         What the level costs by itself, positive and increasing: planes before originals.
     need : float64 [rows]

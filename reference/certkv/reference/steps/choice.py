@@ -97,11 +97,14 @@ def choose_levels(
 
 
 def one_at_a_time(group: Group, levels: Levels, rows: IntArray, wanted: Levels) -> Levels:
-    """Take the next level of keys for what was chosen, where the level in use is `FAR` off and the next is known."""
+    """Take the next level of keys for what was chosen, where the level in use is `FAR` off and the next is nearer.
+
+    A next level that is unknown, or no nearer, is not looked at: what was chosen is read at once.
+    """
     delta, _ = score_errors(group, levels, rows)
     keys, planes = wanted.keys.copy(), wanted.key_planes.copy()
     for level, (finer, _) in enumerate(group.finer_errors, 1):
-        here = levels.at("keys", level - 1) & (delta > FAR) & np.isfinite(finer[rows])
+        here = levels.at("keys", level - 1) & (delta > FAR) & (finer[rows] < delta)
         beyond = here & (wanted.keys | (wanted.key_planes > level))
         keys[beyond], planes[beyond] = False, level
     return Levels(keys, wanted.values, planes, wanted.value_planes)
