@@ -6,9 +6,10 @@ lowers what is removed, so the largest items are a smallest set.
 *Unequal costs* (`cheapest_until`). Take items in the order of gain per cost until the need is met. The items before the
 last one cost less than any set that suffices, so the choice costs less than the cheapest set and one item.
 
-*Levels* (`cheapest_levels`). An item may be taken at one of several levels, each dearer than the one before and as a rule
-better; one that gains no more than a cheaper one is left out. The steps between them are items of their own, once levels are left out that lie below a line between two others; the
-choice costs less than the cheapest one and one step. It is compared with the plan of last levels only.
+*Levels* (`cheapest_levels`). An item may be taken at one of several levels, each dearer than the one before and as a
+rule better; one that gains no more than a cheaper one is left out, and so is one that lies below a line between two
+others. The steps between the rest are items of their own; the choice costs less than the cheapest one and one step. It
+is compared with the plan of last levels only.
 
 Choices serve the refinement of a budget, and the paper's stricter value policy. Derivation: docs/derivations/greedy.md.
 """
