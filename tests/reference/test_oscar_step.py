@@ -11,7 +11,14 @@ import pytest
 from certkv.reference import Budget, Cache, Naive, NonFiniteError, PaperPolicy, Policy, SettingError, Step, decode
 from certkv.reference.bounds import arithmetic
 from certkv.reference.exact import judge
-from certkv.reference.formats import OSCAR_KEY_FORMATS, OSCAR_VALUE_FORMATS, key_format, rotation, value_format
+from certkv.reference.formats import (
+    OSCAR_KEY_FORMATS,
+    OSCAR_VALUE_FORMATS,
+    key_format,
+    least_block,
+    rotation,
+    value_format,
+)
 from certkv.reference.numbers import BFLOAT16, gamma, norm_ub
 from certkv.reference.steps.attend import attend
 from certkv.reference.steps.group import Group, Levels
@@ -70,9 +77,10 @@ def test_contract(policy: Policy, head_dim: int, dtype: Any) -> None:
 @pytest.mark.parametrize("keys", OSCAR_KEY_FORMATS)
 @pytest.mark.parametrize("imbalance", [1.0, 0.01, 100.0])
 def test_every_key_format(keys: str, imbalance: float) -> None:
-    q, k, v = tensors(100, imbalance=imbalance)
+    block = max(32, least_block(OSCAR_KEY_FORMATS[keys]))
+    q, k, v = tensors(max(100, block + 4), imbalance=imbalance)
     for policy in (Naive(), Budget(0.1)):
-        step = decode(q, filled(k, v, keys=keys, values="int8"), policy)
+        step = decode(q, filled(k, v, keys=keys, values="int8", block=block), policy)
         judged(step, q, k, v)
         enforced(step, policy)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from certkv.cli.backends.base import Formats
 from certkv.reference.errors import SettingError
-from certkv.reference.formats import key_format, value_format
+from certkv.reference.formats import key_format, least_block, value_format
 from certkv.reference.policies import RELATIVE_TO, Budget, Naive, PaperPolicy, Policy
 
 POLICIES = ("naive", "paper", "budget")
@@ -67,6 +67,10 @@ def parse_formats(keys: str | None, values: str | None, block: int | None) -> Fo
                 raise SettingError(f"{option}: {error}") from error
     if block is not None and block < 1:
         raise SettingError(f"--block is {block}; give at least 1 token per block")
+    if block is not None and keys is not None and block < (least := least_block(key_format(keys))):
+        raise SettingError(
+            f"--block is {block}, but --keys {keys} has groups of {least} tokens; give --block {least}, or leave it out"
+        )
     return Formats(keys, values, block)
 
 

@@ -22,6 +22,8 @@ from certkv.reference.errors import (
     SettingError,
     ShapeError,
 )
+from certkv.reference.formats import OscarKeys
+from certkv.reference.formats.registry import register, unregister
 
 KV_HEADS, HEAD_DIM, BLOCK = 2, 8, 4
 
@@ -130,6 +132,23 @@ def test_settings_are_checked() -> None:
         new(scratch_bytes=-1)
     with pytest.raises(SettingError, match="float16 or bfloat16"):
         new(dtype="float32")
+
+
+def test_groups_longer_than_the_block_are_refused() -> None:
+    """Whether the block was given or is the format's own; groups of 32 are shorter in short blocks, as documented."""
+    mine = OscarKeys("mine", group=96)
+    register(mine)
+    try:
+        with pytest.raises(SettingError, match="block is 64, but keys 'mine' have groups of 96 tokens; give block=96"):
+            Cache(kv_heads=1, head_dim=8, keys="mine")
+        assert Cache(kv_heads=1, head_dim=8, keys="mine", block=96).block == 96
+    finally:
+        unregister("mine")
+    for keys, block in (("oscar-g128", 127), ("oscar-4-g128", 64), ("oscar-g64", 16)):
+        with pytest.raises(SettingError, match=f"block is {block}, but keys '{keys}' have groups of"):
+            Cache(kv_heads=1, head_dim=8, keys=keys, block=block)
+    assert Cache(kv_heads=1, head_dim=8, keys="oscar-g128").block == 128
+    assert Cache(kv_heads=1, head_dim=8, keys="oscar", block=16).block == 16
 
 
 def test_positions_outside_are_refused() -> None:

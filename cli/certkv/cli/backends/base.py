@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from certkv.cli.capture import Capture, Layer
 from certkv.reference import Policy, Step
+from certkv.reference.formats import key_format, least_block
 from certkv.reference.policies import FormatDefaults
 
 
@@ -20,12 +21,10 @@ class Formats:
     block: int | None = None
 
     def over(self, own: FormatDefaults) -> FormatDefaults:
-        """Fill in defaults."""
-        return FormatDefaults(
-            keys=self.keys or own.keys,
-            values=self.values or own.values,
-            block=own.block if self.block is None else self.block,
-        )
+        """Fill in defaults; a block that was not asked for is at least as long as the groups of the keys."""
+        keys = self.keys or own.keys
+        block = max(own.block, least_block(key_format(keys))) if self.block is None else self.block
+        return FormatDefaults(keys=keys, values=self.values or own.values, block=block)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,16 @@ from certkv.reference.cache.planes import Place, PlaneStore
 from certkv.reference.cache.scratch import Scratch
 from certkv.reference.cache.view import View
 from certkv.reference.errors import CertkvError, InputError, SettingError
-from certkv.reference.formats import Encoded, Format, concatenate, key_format, levels_of, plane_bytes, value_format
+from certkv.reference.formats import (
+    Encoded,
+    Format,
+    concatenate,
+    key_format,
+    least_block,
+    levels_of,
+    plane_bytes,
+    value_format,
+)
 from certkv.reference.numbers.dtypes import BFLOAT16, FLOAT16, float_type
 from certkv.reference.numbers.types import AnyArray, FloatArray
 
@@ -56,7 +65,7 @@ class Cache:
     Raises
     ------
     SettingError
-        An unknown format or place, or a size below 1.
+        An unknown format or place, a size below 1, or a block shorter than the groups of the key format.
     DTypeError
         A dtype that is not 16 bits wide.
     """
@@ -82,6 +91,11 @@ class Cache:
         for name, size in (("kv_heads", self.kv_heads), ("head_dim", self.head_dim), ("block", self.block)):
             if size < 1:
                 raise SettingError(f"{name} is {size}; give at least 1")
+        if self.block < (least := least_block(self._formats["keys"])):
+            raise SettingError(
+                f"block is {self.block}, but keys {keys!r} have groups of {least} tokens; give block={least} or more, "
+                "or a format of smaller groups"
+            )
         self.residual = self.block if residual is None else whole_number("residual", residual)
         if self.residual < 1 or self.residual % self.block:
             raise SettingError(f"residual is {self.residual}; give a positive multiple of the block, {self.block}")

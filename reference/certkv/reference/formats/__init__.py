@@ -2,7 +2,7 @@
 
 from certkv.reference.formats.base import KEYS, VALUES, Format, check_originals
 from certkv.reference.formats.encoded import Encoded, concatenate, step_per_channel
-from certkv.reference.formats.oscar import OscarKeys
+from certkv.reference.formats.oscar import OscarKeys, least_block
 from certkv.reference.formats.oscar_family import OSCAR_KEY_FORMATS, OSCAR_VALUE_FORMATS
 from certkv.reference.formats.oscar_values import OscarValues
 from certkv.reference.formats.planes import PlanarFormat, levels_of, plane_bytes
@@ -35,6 +35,7 @@ __all__ = [
     "concatenate",
     "dense_bytes_per_token",
     "key_format",
+    "least_block",
     "levels_of",
     "plane_bytes",
     "share_of_dense",

@@ -14,7 +14,7 @@ import numpy as np
 
 from certkv.reference.errors import SettingError
 from certkv.reference.formats.affine import quantize
-from certkv.reference.formats.base import KEYS, check_originals
+from certkv.reference.formats.base import KEYS, Format, check_originals
 from certkv.reference.formats.cells import places
 from certkv.reference.formats.encoded import Encoded
 from certkv.reference.formats.planes import divide as planes_of
@@ -52,6 +52,8 @@ class OscarKeys(Meaning):
         An integer zero point, as OScaR's code has it, instead of the exact minimum.
     plane_bits : tuple of int
         Refinement planes, at most 16 bits with the codes.
+    short_groups : bool
+        Whether a cache may have blocks shorter than a group, which are then groups themselves.
 
     Raises
     ------
@@ -67,6 +69,7 @@ class OscarKeys(Meaning):
     zero_point: bool = False
     plane_bits: tuple[int, ...] = ()
     default_block: int = 64
+    short_groups: bool = False
     kind: frozenset[str] = frozenset({KEYS})
 
     def __post_init__(self) -> None:
@@ -134,3 +137,8 @@ class OscarKeys(Meaning):
     def shared_bytes_per_block(self, block: int) -> int:
         """Return the bytes among them that all KV heads of a layer hold in common: joint norms."""
         return NORM_BYTES * block if self.scope == "joint" else 0
+
+
+def least_block(fmt: Format) -> int:
+    """Return the fewest tokens per block with which a cache has the groups that a key format speaks of."""
+    return fmt.group if isinstance(fmt, OscarKeys) and not fmt.short_groups else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 
 from certkv.reference.formats.oscar import OscarKeys
@@ -10,19 +11,22 @@ from certkv.reference.formats.oscar_values import OscarValues
 
 PLANES = (2, 4)
 
+# 32 is the size of the paper, and short blocks have shorter groups; a name that says 64 or 128 means it
+_of_32 = partial(OscarKeys, group=32, short_groups=True)
+
 _KEYS = (
-    OscarKeys("oscar"),
+    _of_32("oscar"),
     OscarKeys("oscar-g64", group=64),
     OscarKeys("oscar-g128", group=128, default_block=128),
-    OscarKeys("oscar-4", bits=4),
+    _of_32("oscar-4", bits=4),
     OscarKeys("oscar-4-g64", bits=4, group=64),
     OscarKeys("oscar-4-g128", bits=4, group=128, default_block=128),
-    OscarKeys("oscar-head", scope="head"),
-    OscarKeys("oscar-paper", zero_point=True),
-    OscarKeys("oscar+2+4", plane_bits=PLANES),
-    OscarKeys("oscar-rotation", scope=None),
-    OscarKeys("oscar-scaling", rotated=False),
-    OscarKeys("kivi", rotated=False, scope=None),
+    _of_32("oscar-head", scope="head"),
+    _of_32("oscar-paper", zero_point=True),
+    _of_32("oscar+2+4", plane_bits=PLANES),
+    _of_32("oscar-rotation", scope=None),
+    _of_32("oscar-scaling", rotated=False),
+    _of_32("kivi", rotated=False, scope=None),
 )
 _VALUES = (
     OscarValues("oscar"),
