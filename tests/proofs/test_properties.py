@@ -43,6 +43,7 @@ from certkv.reference.numbers import BFLOAT16, FLOAT16
 from certkv.reference.numbers.types import AnyArray, FloatArray
 from certkv.reference.steps import budget, certify, distances, result
 from certkv.reference.steps.group import Group
+from certkv.reference.steps.levels import Levels
 
 BUDGETED = {budget_is_enforced, more_rounds_only_add}
 
@@ -141,11 +142,12 @@ def accept_everything(patch: Patch) -> None:
 
 
 def refine_by_rounds_left(patch: Patch) -> None:
-    original = budget.choose
+    original = budget.next_levels
 
-    def choose(levels: Any, seen: Any, done: Any, limit: FloatArray) -> Any:
-        keys, values = original(levels, seen, done, limit)
-        return keys, values | (ROUNDS_SEEN[-1] % 2 == 1)
+    def next_levels(*arguments: Any) -> Levels:
+        wanted = original(*arguments)
+        odd = ROUNDS_SEEN[-1] % 2 == 1
+        return Levels(wanted.keys | odd, wanted.values | odd, wanted.key_planes, wanted.value_planes)
 
     run = budget.run
 
@@ -153,7 +155,7 @@ def refine_by_rounds_left(patch: Patch) -> None:
         ROUNDS_SEEN.append(policy.rounds)
         return run(group, policy, out)
 
-    patch.setattr(budget, "choose", choose)
+    patch.setattr(budget, "next_levels", next_levels)
     patch.setattr(budget, "run", remembered)
 
 
