@@ -377,7 +377,8 @@ def test_looks_are_not_taken_from_the_rounds(monkeypatch: pytest.MonkeyPatch) ->
     assert rungs("oscar") == rungs("oscar+2+4") == [2, 2, 2, 2]
     assert rungs("oscar+2+4", rounds=0) == [3, 3, 3, 3]
     for keys, values, planes in (("oscar+2+4", "int8", 2), ("int8+4", "int4+4", 1), ("int8", "oscar+2+4", 0)):
-        group = groups(filled(*tensors(40)[1:], keys, values), np.ones((4, HEAD_DIM), np.float32))[0]
+        _, some_keys, some_values = tensors(40)
+        group = groups(filled(some_keys, some_values, keys, values), np.ones((4, HEAD_DIM), np.float32))[0]
         counted = [budget.rounds_of(Budget(rounds=rounds), group) for rounds in (0, 1, 3, 254, 255)]
         assert counted == [0, 1 + planes, 3 + planes, min(254 + planes, 255), 255]
     monkeypatch.setattr(budget, "rounds_of", lambda policy, group: policy.rounds)
