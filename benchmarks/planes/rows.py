@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import table
 from benchmarks.planes.measure import Measured, Source, System, always_read, mean
 
 
@@ -87,32 +87,10 @@ def condense(origin: tuple[str, str, str], source: Source, system: System, t: fl
 
 
 def append(file: Path, rows: Iterable[Row]) -> None:
-    """Append rows to a result file, which is begun where there is none.
-
-    Raises
-    ------
-    ValueError
-        The file has other columns.
-    """
-    names = [field.name for field in fields(Row)]
-    new = not file.exists()
-    if not new and file.read_text("utf-8").splitlines()[:1] != [",".join(names)]:
-        raise ValueError(f"{file} has other columns than this version writes; move it away")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8", newline="") as out:
-        writer = csv.DictWriter(out, names, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{x:.4g}" if isinstance(x, float) else x for k, x in asdict(row).items()})
+    """Append rows to a result file; see `table.append`."""
+    table.append(file, Row, rows)
 
 
 def last_run(file: Path) -> list[Row]:
     """Read the rows of the newest run."""
-    kinds = {"int": int, "float": float, "str": str}
-    with file.open(encoding="utf-8", newline="") as opened:
-        rows = [
-            Row(**{field.name: kinds[str(field.type)](line[field.name]) for field in fields(Row)})
-            for line in csv.DictReader(opened)
-        ]
-    return [row for row in rows if row.run == rows[-1].run]
+    return table.last_run(file, Row)
