@@ -201,7 +201,7 @@ def certify(seen: Pass, coded: Coded, errors: ScoreErrors, charges: Charges, out
         target = grouped(getattr(out, name), kv_heads)
         target.copy_(torch.where(rows[..., None], found[name], target))
     target = grouped(out.partial, kv_heads)[..., :-2, :]
-    partial = torch.stack([_chunked(found[name], name) for name in PARTIAL], dim=-1)
+    partial = torch.stack([chunked(found[name], name) for name in PARTIAL], dim=-1)
     target.copy_(torch.where(rows[..., None, None], partial, target))
 
 
@@ -219,10 +219,15 @@ def _at(x: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
     return x.expand(*token.shape, x.shape[-1]).gather(-1, token[..., None])[..., 0]
 
 
-def _chunked(x: torch.Tensor, name: str) -> torch.Tensor:
-    """Sum over chunks of blocks, or take the maximum."""
+def chunked(x: torch.Tensor, name: str) -> torch.Tensor:
+    """Sum over chunks of blocks what `PARTIAL` names, or take the maximum."""
     padded = torch.nn.functional.pad(x, (0, -x.shape[-1] % CHUNK)).reshape(*x.shape[:-1], -1, CHUNK)
     return padded.amax(-1) if name in ("largest", "radius") else padded.sum(-1)
+
+
+def group_factor(group: int) -> float:
+    """Return the factor, rounded up, from the largest norm of decoded values to the sizes they are summed from."""
+    return above(1.0 + 2.0 * math.sqrt(group))
 
 
 def _values(coded: Coded, token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -254,7 +259,7 @@ def _values(coded: Coded, token: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
         channel = torch.arange(head_dim, device=code.device) // group
         value = at_token(offset, token)[..., channel] + at_token(step, token)[..., channel] * code
         decoded = not_negative(coded.gather(pool.value_notes)[..., 3].to(torch.float32))
-        return value, inflate(decoded * above(1.0 + 2.0 * math.sqrt(group)))[:, :, None]
+        return value, inflate(decoded * group_factor(group))[:, :, None]
     value = offset[:, :, None] + step[:, :, None] * code
     sizes = offset.abs() + (2.0**coded.value_bits - 1.0) * step
     return value, distance_ub(sizes, torch.zeros_like(sizes))[:, :, None]

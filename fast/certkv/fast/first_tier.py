@@ -23,13 +23,13 @@ from typing import NamedTuple
 import torch
 
 from certkv.fast.certificate import Status
-from certkv.fast.certify import distance_ub, lowered, mass_lb, not_negative, share_factor
+from certkv.fast.certify import chunked, distance_ub, group_factor, lowered, mass_lb, not_negative, share_factor
 from certkv.fast.charges import LARGEST_OPERAND, LARGEST_SIZE, Charges
 from certkv.fast.choose import ACCEPT, REFINE
 from certkv.fast.coded import Coded, grouped
 from certkv.fast.finish import NOWHERE, Result, in_range
 from certkv.fast.merge import merge_twin
-from certkv.fast.outward_fp32 import above, exp_minus_lb, expm1_ub, inflate, known, root_of_squares
+from certkv.fast.outward_fp32 import DOWN, above, exp_minus_lb, expm1_ub, inflate, known, root_of_squares
 from certkv.fast.resident import Resident
 from certkv.fast.rounding import Rounding
 from certkv.fast.scaled_query import query_power
@@ -37,11 +37,8 @@ from certkv.fast.spectral import Errors, KeyContext, Sums, key_term, value_term,
 from certkv.fast.totals import Totals, Unit, totals
 from certkv.fast.workspace import Workspace
 
-CHUNK = 16
-"""Blocks per partial sum of the twin."""
-
 LEAST_PARTS, MOST_PARTS = 4, 64
-"""Programs of a head; powers of two."""
+"""Programs of a head, powers of two. With 64, the fastest seen, each has 32 blocks of 128K tokens, one per lane."""
 
 PRODUCT = 1.0 + 2.0**-10
 """Covers a product ``s q`` that was rounded to binary16."""
@@ -170,7 +167,7 @@ def first_tier(
         torch.where(valid, anchored, 0.0).amax(-1) + gamma[..., 0],
     )
     if coded.value_group:
-        used = inflate(decoded * above(1.0 + 2.0 * math.sqrt(coded.value_group))).expand_as(mass)
+        used = inflate(decoded * group_factor(coded.value_group)).expand_as(mass)
     else:
         used = inflate(root_of_squares(blocks[5], head_dim))
     terms = {
@@ -178,7 +175,7 @@ def first_tier(
         "pure_key": key_term(context, pure),
         "value": value_term(a, residual, residual_operator),
         "weight_lb": weight_lb(a, least, both),
-        "scale_lb": least * torch.where(mean < torch.inf, mean, 0.0) * (1.0 - 2.0**-20),
+        "scale_lb": least * torch.where(mean < torch.inf, mean, 0.0) * DOWN,
         "size": known(a.l1 * used),
         "largest": used,
         "radius": inflate(far)[..., None].expand_as(mass),
@@ -201,8 +198,8 @@ def first_tier(
         "key": known(inflate(expm1_ub(eps) * known(a.l1 * radius))),
         "pure_key": torch.zeros_like(mass),
         "value": torch.zeros_like(mass),
-        "weight_lb": least * exp_minus_lb(eps) * (1.0 - 2.0**-20),
-        "scale_lb": least * lowered(mean) * (1.0 - 2.0**-20),
+        "weight_lb": least * exp_minus_lb(eps) * DOWN,
+        "scale_lb": least * lowered(mean) * DOWN,
         "size": known(a.l1 * used),
         "largest": used,
         "radius": radius,
@@ -210,7 +207,7 @@ def first_tier(
     there = grouped(ws.resident_reference, kv_heads) > -torch.inf
     partial = torch.cat(
         [
-            torch.stack([_chunked(x, name) for name, x in terms.items()], -1),
+            torch.stack([chunked(x, name) for name, x in terms.items()], -1),
             torch.stack([torch.where(there, x, 0.0) for x in held.values()], -1),
         ],
         -2,
@@ -255,8 +252,3 @@ def shares(sums: list[torch.Tensor], factor: torch.Tensor, charges: Charges, blo
 def rounded_score(relative: float, constant: float, size: torch.Tensor) -> torch.Tensor:
     """Bound what rounding changes in the scores of a block, in nats."""
     return torch.where(size <= LARGEST_SIZE, inflate(relative * size + constant), torch.inf)
-
-
-def _chunked(x: torch.Tensor, name: str) -> torch.Tensor:
-    padded = torch.nn.functional.pad(x, (0, -x.shape[-1] % CHUNK)).reshape(*x.shape[:-1], -1, CHUNK)
-    return padded.amax(-1) if name in ("largest", "radius") else padded.sum(-1)

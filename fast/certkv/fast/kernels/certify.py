@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from certkv.fast.certify import CHUNK, DECODING, Pass, Terms, code_ratios
+from certkv.fast.certify import CHUNK, DECODING, Pass, Terms, code_ratios, group_factor
 from certkv.fast.charges import LARGEST_SIZE, Charges
 from certkv.fast.coded import Coded
 from certkv.fast.kernels.outward_fp32 import (
@@ -27,7 +27,7 @@ from certkv.fast.kernels.outward_fp32 import (
     not_negative,
     root_of_squares,
 )
-from certkv.fast.kernels.spectral import key_term, share_factor, sums, value_term, weight_lb
+from certkv.fast.kernels.spectral import key_term, mass_lb, share_factor, sums, value_term, weight_lb
 from certkv.fast.outward_fp32 import above
 from certkv.fast.score_error import ScoreErrors
 
@@ -163,8 +163,7 @@ def certify_kernel(
             a = tl.where(tokens, not_negative(p * factor[:, None]), 0.0)
             mass = tl.sum(a, 1)
             a = tl.where(tokens, a * share_up + share_lost, 0.0)
-            least = tl.where(mass < INFINITY, mass, 0.0)
-            least = tl.maximum(least * mass_down * DOWN - mass_lost, 0.0) * DOWN
+            least = mass_lb(mass, mass_down, mass_lost)
 
             beta = a * n
             b1, b2, b_top, b_rest = sums(beta, column, B)
@@ -227,7 +226,7 @@ def certify(seen: Pass, coded: Coded, errors: ScoreErrors, charges: Charges, out
     pool, (batch, heads, head_dim) = coded.pool, seen.output.shape
     kv_heads, max_blocks = coded.anchor.shape[1], coded.page_table.shape[1]
     group = coded.value_group
-    size_factor = above(1.0 + 2.0 * math.sqrt(group)) if group else 2.0**coded.value_bits - 1.0
+    size_factor = group_factor(group) if group else 2.0**coded.value_bits - 1.0
     certify_kernel[(triton.cdiv(max_blocks, CHUNK), kv_heads, batch)](
         *seen,
         pool.value_codes,

