@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from certkv.fast.anchor import first_block_mean
 from certkv.fast.log_codes import ratios
-from certkv.fast.pool import KEY_NOTES, VALUE_NOTES, Pool
+from certkv.fast.pool import KEY_NOTES, KEYS, VALUE_BITS, VALUE_GROUP, VALUE_NOTES, VALUES, Pool
 from certkv.reference.annotations import KeyAnnotations, ValueAnnotations, annotate_keys, annotate_values
 from certkv.reference.annotations.log_codes import RATIOS
 from certkv.reference.formats import KEY_FORMATS, VALUE_FORMATS, Encoded, Format
@@ -92,6 +93,23 @@ def judge_values(x: AnyArray, encoded: Encoded, fmt: Format, annotations: ValueA
         check_lower(one.mean_norm_lb, mean_norm(original))
 
 
+def judge_sizes(pool: Pool, side: int, levels: float, encoded: Encoded | None) -> None:
+    """Above the norm of the sizes of channels by no more than its roundings; 0 for values with groups."""
+    sizes = pool.sizes[PAGE:-1, :, side].double().numpy()
+    if encoded is None:
+        assert (sizes == 0.0).all()
+        return
+    for i in np.ndindex(sizes.shape):
+        one = encoded.take(i)
+        minima, steps = exact_blocks(one.minimum[None])[0], exact_blocks(one.step[None])[0]
+        square = sum((abs(m) + Fraction(levels) * s) ** 2 for m, s in zip(minima, steps, strict=True))
+        found = Fraction(float(sizes[i])) if math.isfinite(sizes[i]) else Fraction(2) ** 128
+        assert found**2 >= square or math.isinf(sizes[i])
+        # one rounding up to FP32, whose numbers are at most 2^-23 apart or 2^-149, and roundings of float64
+        below = max(found - Fraction(2) ** -149, Fraction(0))
+        assert below**2 <= square * (1 + Fraction(2) ** -21) or math.isinf(sizes[i])
+
+
 def judge(encode: Any, x: AnyArray, ft: FloatType, values: str) -> None:
     anchor = anchor_of(x)
     pool = encode(x, ft, values, anchor)
@@ -100,9 +118,12 @@ def judge(encode: Any, x: AnyArray, ft: FloatType, values: str) -> None:
     measured = value_annotations(pool, len(x))
     for array in measured.arrays().values():
         assert not np.isnan(array.astype(np.float64)).any()
-    judge_values(x, fmt.encode(x), fmt, measured, anchor.numpy().astype(np.float64))
+    encoded = fmt.encode(x)
+    judge_values(x, encoded, fmt, measured, anchor.numpy().astype(np.float64))
+    judge_sizes(pool, VALUES, 2.0 ** VALUE_BITS[values] - 1.0, None if values in VALUE_GROUP else encoded)
     if values == KEYS_WITH:
         judge_keys(x, KEY_FORMATS["int8"].encode(x), key_annotations(pool, len(x)))
+        judge_sizes(pool, KEYS, 256.0, KEY_FORMATS["int8"].encode(x))
 
 
 @paths

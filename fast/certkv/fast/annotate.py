@@ -97,6 +97,13 @@ def _tokens(difference: torch.Tensor, err: torch.Tensor) -> tuple[torch.Tensor, 
     return maximum, codes, _stored(rows_norm_ub(difference, err, unit))
 
 
+def operand_size_ub(step: torch.Tensor, minimum: torch.Tensor, levels: float) -> torch.Tensor:
+    """Upper bound of ``||(|minimum_c| + levels step_c)_c||``, [..., d] of 16 bits -> float32 [...]: `Pool.sizes`."""
+    # in float64 the product is exact and the sum rounds once
+    widest = minimum.to(torch.float64).abs() + levels * step.to(torch.float64)
+    return round_up(row_norms(widest) * norm_factor(step.shape[-1], 1), torch.float32)
+
+
 def value_notes(original: torch.Tensor, decoded: torch.Tensor, err: torch.Tensor, anchor: torch.Tensor) -> ValueNotes:
     """Measure encoded values.
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import torch
 
-from certkv.fast.annotate import key_notes, value_notes
+from certkv.fast.annotate import key_notes, operand_size_ub, value_notes
 from certkv.fast.errors import DTypeError, ShapeError
 from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS, Format
-from certkv.fast.pool import Pool
+from certkv.fast.pool import KEY_LEVELS, KEYS, VALUES, Pool
 
 TYPES = (torch.float16, torch.bfloat16)
 
@@ -28,7 +28,7 @@ def encode_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, scratc
     pages : int32 or int64 [n]
         Where each block goes, no page twice; a negative page skips its block.
     pool : Pool
-        Its ``key_*`` tensors are written.
+        Its ``key_*`` tensors and the ``sizes`` of keys are written.
     scratch : float64 [n] or None
         Memory of the kernels, ``operator_norm.scratch_size``; None to allocate it.
 
@@ -64,7 +64,7 @@ def encode_values(
     pages : int32 or int64 [n]
         As for `encode_keys`.
     pool : Pool
-        Its ``value_*``, ``residual_codes`` and ``anchored_codes`` are written.
+        Its ``value_*``, ``residual_codes``, ``anchored_codes`` and the ``sizes`` of values are written.
     anchor : float32 [n, H, d]
         The anchor of each block's sequence; any strides, so that one anchor may be expanded.
     fmt : Format
@@ -95,6 +95,7 @@ def encode_keys_twin(originals: torch.Tensor, pages: torch.Tensor, pool: Pool) -
     decoded, err = fmt.decode(encoded, x.shape[-2])
     pool.key_codes[to], pool.key_step[to], pool.key_minimum[to] = encoded
     pool.key_notes[to] = key_notes(x, decoded, err, encoded.step)
+    pool.sizes[to, :, KEYS] = operand_size_ub(encoded.step, encoded.minimum, KEY_LEVELS)
 
 
 def encode_values_twin(
@@ -108,12 +109,15 @@ def encode_values_twin(
     pool.value_codes[to], pool.value_step[to], pool.value_minimum[to] = encoded
     measured = value_notes(x, decoded, err, anchor[kept])
     pool.value_notes[to], pool.residual_codes[to], pool.anchored_codes[to] = measured
+    # the size of values with groups is the largest norm of a decoded token, a note
+    size = 0.0 if fmt.group else operand_size_ub(encoded.step, encoded.minimum, 2.0**fmt.bits - 1.0)
+    pool.sizes[to, :, VALUES] = size
 
 
 def check_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool) -> None:
     """Raise DTypeError or ShapeError unless the arguments of `encode_keys` fit each other."""
     _check("keys", originals, pages, pool.key_codes.shape[1:], pool.key_step)
-    _check_contiguous(pool.key_codes, pool.key_step, pool.key_minimum, pool.key_notes)
+    _check_contiguous(pool.key_codes, pool.key_step, pool.key_minimum, pool.key_notes, pool.sizes)
 
 
 def check_values(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, anchor: torch.Tensor, fmt: Format) -> None:
@@ -131,7 +135,7 @@ def check_values(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, ancho
             f"which are not those of {fmt.name!r}; allocate the pool for that format"
         )
     _check_contiguous(pool.value_codes, pool.value_step, pool.value_minimum, pool.value_notes)
-    _check_contiguous(pool.residual_codes, pool.anchored_codes)
+    _check_contiguous(pool.residual_codes, pool.anchored_codes, pool.sizes)
     if anchor.dtype != torch.float32:
         raise DTypeError(f"anchor is {anchor.dtype}, but must be float32")
     if tuple(anchor.shape) != (originals.shape[0], heads, head_dim):

@@ -28,8 +28,14 @@ VALUE_GROUP = {"int8-g64": 64, "int4-g32": 32}
 """Channels per group of formats with a step per token and group; the others have one per channel and block."""
 
 
+KEYS, VALUES = 0, 1
+"""Sides, in the order of the last axis of ``Pool.sizes``."""
+
+KEY_LEVELS = 256.0
+"""Steps by which the size of a key exceeds its minimum: a code, and one more."""
+
 _POISON_CODE = 0xAA
-_ANNOTATIONS = ("key_notes", "value_notes", "residual_codes", "anchored_codes")
+_ANNOTATIONS = ("key_notes", "value_notes", "residual_codes", "anchored_codes", "sizes")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +52,9 @@ class Pool:
     key_notes : bfloat16 [P, H, 4]
     value_notes : bfloat16 [P, H, 7]
     residual_codes, anchored_codes : uint8 [P, H, B]
+    sizes : float32 [P, H, 2]
+        Upper bounds of what a pass adds up, for its rounding: ``||(|minimum_c| + 256 step_c)_c||`` of keys and
+        ``||(|minimum_c| + levels step_c)_c||`` of values; the second is 0 where values have groups.
     """
 
     key_codes: torch.Tensor
@@ -58,6 +67,7 @@ class Pool:
     value_notes: torch.Tensor
     residual_codes: torch.Tensor
     anchored_codes: torch.Tensor
+    sizes: torch.Tensor
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the tensors by name."""
@@ -121,4 +131,5 @@ def allocate(
         value_notes=floats((*per_head, len(VALUE_NOTES)), torch.bfloat16),
         residual_codes=codes(*per_head, block),
         anchored_codes=codes(*per_head, block),
+        sizes=floats((*per_head, 2), torch.float32),
     )

@@ -4,8 +4,9 @@ With D = fl(minimum + step code), err = |D - (minimum + step code)|, r = fl(k - 
 
     relative_max = max_tc X_tc       relative_norm = max_t ||X_t||       decoded_norm = max_t ||D_t||
 
-rounded up to bfloat16; the operator norm is `certkv.fast.kernels.operator_norm`. The twin is
-`certkv.fast.encode.encode_keys_twin`. All in float64: a block is encoded once, so this is not where time goes.
+rounded up to bfloat16; and ``||(|minimum_c| + 256 step_c)_c||``, rounded up to FP32. The operator norm is
+`certkv.fast.kernels.operator_norm`. The twin is `certkv.fast.encode.encode_keys_twin`. All in float64: a block is
+encoded once, so this is not where time goes.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import triton.language as tl
 from certkv.fast.formats.channel import INT8
 from certkv.fast.kernels.affine import quantize, reconstruct
 from certkv.fast.kernels.operator_norm import RELATIVE, operator_norms
-from certkv.fast.kernels.rounding import narrow, up, widen
+from certkv.fast.kernels.rounding import narrow, up, up_single, widen
 from certkv.fast.numbers import norm_factor, outward
-from certkv.fast.pool import Pool
+from certkv.fast.pool import KEY_LEVELS, KEYS, Pool
 
 CHANNELS = 16
 """Channels of a tile."""
+
+KEY_SIDE = tl.constexpr(KEYS)
 
 
 @triton.jit
@@ -36,6 +39,7 @@ def encode_keys_kernel(
     steps,
     minima,
     notes,
+    sizes,
     H: tl.constexpr,
     B: tl.constexpr,
     D: tl.constexpr,
@@ -44,6 +48,7 @@ def encode_keys_kernel(
     BFLOAT: tl.constexpr,
     QUOTIENT: tl.constexpr,
     NORM: tl.constexpr,
+    LEVELS: tl.constexpr,
 ):
     """Encode block ``program_id(0)`` of head ``program_id(1)``; R rows hold its B tokens."""
     block = tl.program_id(0).to(tl.int64)
@@ -58,6 +63,7 @@ def encode_keys_kernel(
     relative_max = tl.zeros((R,), tl.float64)
     relative_squares = tl.zeros((R,), tl.float64)
     decoded_squares = tl.zeros((R,), tl.float64)
+    size_squares = tl.zeros((C,), tl.float64)
     for first in range(0, D, C):
         # channels past the last one repeat it; they are not stored and not summed
         place_in_head = first + tl.arange(0, C)
@@ -74,6 +80,8 @@ def encode_keys_kernel(
         relative_max = tl.maximum(relative_max, tl.max(relative, 1))
         relative_squares += tl.sum(relative * relative, 1)
         decoded_squares += tl.sum(decoded * decoded, 1)
+        widest = tl.sum(tl.abs(minimum) + LEVELS * step, 0)
+        size_squares += tl.where(live, widest * widest, 0.0)
         to = (place * B + token[:, None]) * D + channel[None, :]
         tl.store(codes + to, code.to(tl.int32).to(tl.uint8), mask=(row < B)[:, None] & live[None, :])
         # both are [1, C]; a sum over the one row makes them [C]
@@ -83,6 +91,7 @@ def encode_keys_kernel(
     tl.store(to, up(tl.max(relative_max, 0), True))
     tl.store(to + 1, up(tl.sqrt(tl.max(relative_squares, 0)) * NORM, True))
     tl.store(to + 3, up(tl.sqrt(tl.max(decoded_squares, 0)) * NORM, True))
+    tl.store(sizes + place * 2 + KEY_SIDE, up_single(tl.sqrt(tl.sum(size_squares, 0)) * NORM))
 
 
 def encode_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, scratch: torch.Tensor | None = None) -> None:
@@ -103,6 +112,7 @@ def encode_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, scratc
             pool.key_step.view(torch.int16),
             pool.key_minimum.view(torch.int16),
             pool.key_notes.view(torch.int16),
+            pool.sizes,
             H=heads,
             B=block,
             D=head_dim,
@@ -111,6 +121,7 @@ def encode_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, scratc
             BFLOAT=originals.dtype == torch.bfloat16,
             QUOTIENT=outward(2),
             NORM=norm_factor(padded, 1),
+            LEVELS=KEY_LEVELS,
             num_warps=4,
             enable_fp_fusion=False,
         )

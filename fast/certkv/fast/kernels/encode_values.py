@@ -5,7 +5,8 @@ With D = fl(minimum + step code), err = |D - (minimum + step code)|, r = fl(V - 
     ||(|r| + err)_t||,   ||fl(V_t - mu)||,   ||V_t||,   ||D_t||
 
 whose largest are stored rounded up to bfloat16, the first two for every token too, as log codes; and the mean of the
-third, rounded down. Operator norms are `certkv.fast.kernels.operator_norm`. The twin is
+third, rounded down. Where a channel has one step, also the size ``||(|minimum_c| + levels step_c)_c||``, rounded up to
+FP32; otherwise 0. Operator norms are `certkv.fast.kernels.operator_norm`. The twin is
 `certkv.fast.encode.encode_values_twin`. One program per block and head, all in float64.
 """
 
@@ -20,10 +21,12 @@ from certkv.fast.formats.packing import packed_rows
 from certkv.fast.kernels.affine import quantize, reconstruct, token_of_row
 from certkv.fast.kernels.log_codes import encode as encode_log_codes
 from certkv.fast.kernels.operator_norm import ANCHORED, RESIDUAL, operator_norms
-from certkv.fast.kernels.rounding import down_bfloat16, narrow, up, widen
+from certkv.fast.kernels.rounding import down_bfloat16, narrow, up, up_single, widen
 from certkv.fast.log_codes import ratios
 from certkv.fast.numbers import norm_factor, outward
-from certkv.fast.pool import Pool
+from certkv.fast.pool import VALUES, Pool
+
+VALUE_SIDE = tl.constexpr(VALUES)
 
 
 @triton.jit
@@ -44,6 +47,7 @@ def encode_values_kernel(
     residual_codes,
     anchored_codes,
     ratios,
+    sizes,
     H: tl.constexpr,
     B: tl.constexpr,
     D: tl.constexpr,
@@ -76,6 +80,7 @@ def encode_values_kernel(
     anchored_squares = tl.zeros((R,), tl.float64)
     squares = tl.zeros((R,), tl.float64)
     decoded_squares = tl.zeros((R,), tl.float64)
+    size_squares = tl.zeros((C,), tl.float64)
     for first in range(0, D, C):
         place_in_head = first + tl.arange(0, C)
         live = place_in_head < D
@@ -105,6 +110,8 @@ def encode_values_kernel(
         tl.store(codes + to, number.to(tl.uint8), mask=(byte_row < HALF)[:, None] & live[None, :])
         # a sum over the axis of length 1 drops it
         if GROUP == 0:
+            widest = tl.sum(tl.abs(minimum) + ((1 << BITS) - 1) * step, 0)
+            size_squares += tl.where(live, widest * widest, 0.0)
             tl.store(steps + place * D + channel, tl.sum(step_bits.to(tl.int32), 0).to(tl.int16), mask=live)
             tl.store(minima + place * D + channel, narrow(tl.sum(minimum, 0), BFLOAT), mask=live)
         else:
@@ -122,6 +129,7 @@ def encode_values_kernel(
     tl.store(to + 3, up(tl.sqrt(tl.max(decoded_squares, 0)) * NORM, True))
     mean_norm = tl.sum(tl.where(exists, tl.sqrt(squares), 0.0), 0) / B / MEAN
     tl.store(to + 6, down_bfloat16(mean_norm))
+    tl.store(sizes + place * 2 + VALUE_SIDE, up_single(tl.sqrt(tl.sum(size_squares, 0)) * NORM))
     to_token = place * B + token
     code = encode_log_codes(residual, widen(residual_bits, True), ratios)
     tl.store(residual_codes + to_token, code.to(tl.uint8), mask=exists)
@@ -162,6 +170,7 @@ def encode_values(
             pool.residual_codes,
             pool.anchored_codes,
             ratios(originals.device),
+            pool.sizes,
             H=heads,
             B=block,
             D=head_dim,
