@@ -32,8 +32,8 @@ SUMMARY_KEYS = {
     "error", "bound", "relative_bound",
     "tightness", "paper_tightness", "originals_bound", "infinite_bounds", "infinite_claims", "rungs",
     "within_tolerance", "unmet", "promoted_keys", "promoted_values",
-    "refined_keys", "refined_values", "host_share", "coded_bytes", "device_bytes",
-    "dense_bytes",
+    "refined_keys", "refined_values", "levels", "host_share", "plane_share", "coded_bytes", "device_bytes",
+    "plane_bytes", "dense_bytes",
 }  # fmt: skip
 
 
@@ -84,7 +84,8 @@ def test_json_has_the_documented_form(capture: Path, run: Run, tmp_path: Path) -
         "tolerance": 0.125, "relative_to": "values", "rounds": 3,
     }  # fmt: skip
     assert tree["config"]["policies"]["naive"]["layers"][1] == {
-        "layer": 5, "keys": "int8", "values": "int4-g32", "block": 64, "blocks": 1, "tail": 6,
+        "layer": 5, "keys": "int8", "values": "int4-g32", "block": 64, "residual": 64, "planes": None,
+        "blocks": 1, "tail": 6,
     }  # fmt: skip
     assert [layer["scale"] for layer in tree["config"]["layers"]] == [0.25, 0.5]
     assert list(tree["summary"]) == ["budget", "naive"]

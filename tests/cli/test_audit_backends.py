@@ -194,6 +194,8 @@ REFUSED: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("--keys", "int8-paper"), ("--keys", "backend torch has no format 'int8-paper'", "int8", "--backend reference")),
     (("--values", "dense"), ("--values", "no format 'dense'", "int8, int4, int4-g32, int8-g64")),
     (("--block", "100000"), ("backend torch, layer 1", "use smaller blocks")),
+    (("--residual", "128"), ("--residual 128: backend torch", "leave --residual out, or use --backend reference")),
+    (("--keys", "int8+4", "--planes", "host"), ("--planes host: backend torch", "--backend reference")),
 ]
 
 

@@ -217,8 +217,8 @@ def test_settings_are_those_of_the_json(both: tuple[Page, Any]) -> None:
     assert ran == {"file": tree["config"]["file"], "backend": "reference", **tree["config"]["versions"]}
     rows = [row for row in page.tables["Policies, as read back from what ran"] if row[0] == "paper"]
     assert [row[3:] for row in rows] == [
-        ["1", "int8-paper", "int4-g16", "16", "9", "6"],
-        ["5", "int8-paper", "int4-g16", "16", "4", "6"],
+        ["1", "int8-paper", "int4-g16", "16", "16", "-", "9", "6"],
+        ["5", "int8-paper", "int4-g16", "16", "16", "-", "4", "6"],
     ]
     assert "coverage = 0.995" in rows[0][2]
 

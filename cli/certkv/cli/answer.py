@@ -75,7 +75,7 @@ class CertifiedAttention:
         cache.append(k[None], v[None])
         step = decode(q, cache, self.run.policy, scale=self.scale, out_dtype="float32", index=self.steps)
         where = (self.run.policy.name, layer, self.steps)
-        self.run.steps += judged(where, step, q, dense.k[layer], dense.v[layer], self.scale, cache.block)
+        self.run.steps += judged(where, step, q, dense.k[layer], dense.v[layer], self.scale, cache.blocks)
         self.tick(f"layer {layer}", len(q))
         if layer == len(self.caches) - 1:
             self.steps += 1

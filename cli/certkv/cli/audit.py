@@ -13,10 +13,11 @@ from certkv.cli.measure import head_steps, measure
 from certkv.cli.page.library import require_matplotlib
 from certkv.cli.progress import progress
 from certkv.cli.report import print_report, violations
-from certkv.cli.settings import POLICIES, TOLERANCE, parse_formats, parse_policies
+from certkv.cli.settings import POLICIES, TOLERANCE, parse_formats, parse_policies, require_whole_blocks
 from certkv.cli.sweep import asked_budget, missing, readings_of, sweep, sweep_size, tolerances
 from certkv.cli.writer import document, json_bytes, require_writable, saved_bytes, write
 from certkv.reference import SettingError
+from certkv.reference.cache.planes import PLACES
 from certkv.reference.formats import (
     KEY_FORMATS,
     OSCAR_KEY_FORMATS,
@@ -75,6 +76,19 @@ def add_parser(subparsers: Subparsers) -> None:
     add("--keys", metavar="FORMAT", help=f"{key_names}; default: the policy's own")
     add("--values", metavar="FORMAT", help=f"{value_names}; default: the policy's own")
     add("--block", type=int, metavar="B", help="tokens per block; default: the policy's own")
+    add(
+        "--residual",
+        type=int,
+        metavar="R",
+        help="tokens that are coded at once, a whole number of blocks: fewer wait as originals and attend exactly; "
+        "default: one block",
+    )
+    add(
+        "--planes",
+        choices=PLACES,
+        help="where the refinement planes of formats that have some lie; on the host they are fetched and counted like "
+        "originals; default host",
+    )
     add("--round-to", choices=ROUND_TO, help="round float32 k and v once and take the result as the originals")
     add(
         "--backend",
@@ -109,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     source: Path = arguments.file
     engine = backend(arguments.backend)
     policies = parse_policies(arguments.policy, arguments.tolerance, arguments.relative_to)
-    formats = parse_formats(arguments.keys, arguments.values, arguments.block)
+    formats = parse_formats(arguments.keys, arguments.values, arguments.block, arguments.residual, arguments.planes)
     if arguments.save and len(policies) > 1:
         raise SettingError(
             f"--save is for one policy, but {len(policies)} are to run ({arguments.policy}); "
@@ -124,10 +138,11 @@ def run(arguments: argparse.Namespace) -> int:
         require_matplotlib()
     capture = load_capture(source, arguments.round_to)
     engine.check(capture, formats)
+    budgets = tolerances(asked_budget(policies)) if arguments.report else []
+    require_whole_blocks(formats, [*policies, *budgets], engine)
     for option, path in targets:
         require_writable(option, path, source)
 
-    budgets = tolerances(asked_budget(policies)) if arguments.report else []
     again = missing(budgets, policies)
     total = len(policies) * head_steps(capture) + sweep_size(capture, again)
     with progress(total, "head-steps", arguments.quiet) as tick:

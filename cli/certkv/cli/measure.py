@@ -8,13 +8,12 @@ from typing import Literal
 
 import numpy as np
 
-from certkv.cli.backends.base import Backend, Formats, Held, Storage
+from certkv.cli.backends.base import Backend, CacheSettings, Formats, Held, Storage
 from certkv.cli.backends.reference import ReferenceBackend
 from certkv.cli.capture import Capture, Layer
 from certkv.reference import Budget, Policy, Status, Step
 from certkv.reference.exact import Verdict, judge
 from certkv.reference.numbers.types import AnyArray, BoolArray, FloatArray
-from certkv.reference.policies import FormatDefaults
 
 Tick = Callable[[str, int], None]
 """Called with what is running and how many head-steps were just done."""
@@ -127,7 +126,7 @@ def measure(
     """
     chosen = ReferenceBackend() if backend is None else backend
     runs = [PolicyRun(policy) for policy in policies]
-    alike: dict[FormatDefaults, list[PolicyRun]] = {}  # policies with equal formats share the encoding
+    alike: dict[CacheSettings, list[PolicyRun]] = {}  # policies with equal formats share the encoding
     for run in runs:
         alike.setdefault(chosen.formats(run.policy, formats), []).append(run)
     for layer in capture.layers:
@@ -154,7 +153,7 @@ def _run_layer(runs: Sequence[PolicyRun], layer: Layer, held: Held, tick: Tick) 
         seen = layer.visible(query)
         where = (run.policy.name, layer.index, query)
         k, v = layer.k[:seen], layer.v[:seen]
-        rows[which, query] = judged(where, step, layer.q[query], k, v, layer.scale, held.block)
+        rows[which, query] = judged(where, step, layer.q[query], k, v, layer.scale, held.blocks(seen))
         tick(f"layer {layer.index}, {run.policy.name}", layer.q.shape[1])
     for which, run in enumerate(runs):
         run.steps += [row for query in range(layer.queries) for row in rows[which, query]]
@@ -162,7 +161,7 @@ def _run_layer(runs: Sequence[PolicyRun], layer: Layer, held: Held, tick: Tick) 
 
 
 def judged(
-    where: tuple[str, int, int], step: Step, q: AnyArray, k: AnyArray, v: AnyArray, scale: float, block: int
+    where: tuple[str, int, int], step: Step, q: AnyArray, k: AnyArray, v: AnyArray, scale: float, blocks: int
 ) -> list[HeadStep]:
     """Put the truth beside every head of a step.
 
@@ -174,8 +173,8 @@ def judged(
     k, v : [tokens, kv_heads, head_dim]
         The originals that this step saw.
     scale : float
-    block : int
-        Tokens per block.
+    blocks : int
+        Coded blocks that it saw.
 
     Returns
     -------
@@ -207,7 +206,7 @@ def judged(
                 violated=verdict.violated,
                 paper_violated=verdict.error_lb > claim + float(certificate.arithmetic[head]),
                 output_norm=float(np.linalg.norm(step.output[head].astype(np.float64))),
-                blocks=len(k) // block,
+                blocks=blocks,
                 dense_bytes=2 * len(k) * k.shape[2] * k.dtype.itemsize,
                 plane_bytes=int(certificate.plane_bytes[head]),
                 levels=(tuple(certificate.levels[head, 0].tolist()), tuple(certificate.levels[head, 1].tolist())),

@@ -149,9 +149,26 @@ def summary_rows(runs: Sequence[PolicyRun]) -> list[Row]:
     rows = [
         Row("key format, value format", tuple(_used(run, lambda s: f"{s.keys}, {s.values}") for run in runs)),
         Row("tokens per block", tuple(_used(run, lambda s: str(s.block)) for run in runs)),
+        *_placed(runs),
         Row("enforced: bound at most", tuple(enforced(run.policy) for run in runs), last=True),
     ]
-    return rows + [Row(label, tuple(cell(s) for s in summaries), last) for label, cell, last in _figures(summaries)]
+    figures = _figures(summaries, planar(runs))
+    return rows + [Row(label, tuple(cell(s) for s in summaries), last) for label, cell, last in figures]
+
+
+def planar(runs: Sequence[PolicyRun]) -> bool:
+    """Whether any cache had refinement planes."""
+    return any(s.planes is not None for run in runs for s in run.storage)
+
+
+def _placed(runs: Sequence[PolicyRun]) -> list[Row]:
+    """Say how many tokens wait as originals, and where planes lie, where that is not what every cache has."""
+    rows = []
+    if any(s.residual != s.block for run in runs for s in run.storage):
+        rows.append(Row("tokens coded at once", tuple(_used(run, lambda s: str(s.residual)) for run in runs)))
+    if planar(runs):
+        rows.append(Row("planes lie on", tuple(_used(run, lambda s: f"the {s.planes}") for run in runs)))
+    return rows
 
 
 def summary_table(runs: Sequence[PolicyRun]) -> Table:
@@ -174,7 +191,13 @@ def _tolerance(s: Summary) -> str:
     return "-" if s.within_tolerance is None else f"{s.within_tolerance} of {s.heads}"
 
 
+def _levels(shares: Sequence[float]) -> str:
+    """Write the share of blocks at each level, the base plane first."""
+    return " / ".join(f"{100 * x:.1f}" for x in (1.0 - sum(shares), *shares)) + "%"
+
+
 REFINED = "  at levels between: keys, values"
+OF_PLANES = ("  keys by level, base first", "  values by level", "planes read, of all seen", "  planes")
 
 _FIGURES: tuple[tuple[str, Callable[[Summary], str], bool], ...] = (
     ("head-steps (query x head) judged", lambda s: str(s.heads), False),
@@ -193,17 +216,22 @@ _FIGURES: tuple[tuple[str, Callable[[Summary], str], bool], ...] = (
     ("head-steps by rung 0/1/2/3/4", lambda s: " / ".join(map(str, s.rungs)), False),
     ("blocks promoted: keys, values", lambda s: f"{percent(s.promoted_keys)}, {percent(s.promoted_values)}", False),
     (REFINED, lambda s: f"{percent(s.refined_keys)}, {percent(s.refined_values)}", False),
+    (OF_PLANES[0], lambda s: _levels(s.levels[0]), False),
+    (OF_PLANES[1], lambda s: _levels(s.levels[1]), False),
+    (OF_PLANES[2], lambda s: percent(s.plane_share), False),
     ("originals read, of all seen", lambda s: percent(s.host_share), True),
     ("bytes/token and KV head, 16-bit", lambda s: ratio(s.dense_bytes), False),
     ("  coded (codes, metadata)", lambda s: _bytes(s.coded_bytes, s), False),
+    (OF_PLANES[3], lambda s: _bytes(s.plane_bytes, s), False),
     ("  all on the device", lambda s: _bytes(s.device_bytes, s), False),
 )
 
 
-def _figures(summaries: Sequence[Summary]) -> list[tuple[str, Callable[[Summary], str], bool]]:
-    """Leave out what is about levels between where no head used one."""
+def _figures(summaries: Sequence[Summary], planes: bool) -> list[tuple[str, Callable[[Summary], str], bool]]:
+    """Leave out what is about planes where there are none, and about levels between where no head used one."""
     refined = any(s.refined_keys + s.refined_values > 0 for s in summaries)
-    return [figure for figure in _FIGURES if refined or figure[0] != REFINED]
+    left_out = {*(() if refined else (REFINED,)), *(() if planes else OF_PLANES)}
+    return [figure for figure in _FIGURES if figure[0] not in left_out]
 
 
 def _bytes(x: float, s: Summary) -> str:
@@ -242,7 +270,7 @@ def verdict_lines(runs: Sequence[PolicyRun]) -> list[str]:
 
 def head_table(runs: Sequence[PolicyRun]) -> Table:
     """Build the table of single heads: the certificate beside the true error."""
-    table = Table(box=box.ASCII2, pad_edge=True)
+    table, planes = Table(box=box.ASCII2, pad_edge=True), planar(runs)
     for name in (
         "policy",
         "layer",
@@ -254,13 +282,16 @@ def head_table(runs: Sequence[PolicyRun]) -> Table:
         "paper's claim",
         "tolerance",
         "rung",
+        *(("levels",) if planes else ()),
     ):
         table.add_column(name, justify="left" if name == "policy" else "right", no_wrap=True)
     for step in (step for run in runs for step in run.steps):
         # from originals alone, the error is of the size of rounding, and known no closer than that
         error = number(step.error) if step.quantized else f"< {number(step.error)}"
         quotient = ratio(step.bound / step.error) if step.quantized and step.error > 0 else "-"
-        limits = (number(step.paper_bound), number(step.tolerance), str(step.rung))
+        limits = [number(step.paper_bound), number(step.tolerance), str(step.rung)]
+        if planes:
+            limits.append(",".join("/".join(map(str, side)) for side in step.levels))
         table.add_row(
             step.policy, str(step.layer), str(step.query), str(step.head), error, number(step.bound), quotient, *limits
         )

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from certkv.cli.backends.base import Formats
+from collections.abc import Mapping, Sequence
+
+from certkv.cli.backends.base import Backend, Formats
+from certkv.reference.cache import Place
 from certkv.reference.errors import SettingError
-from certkv.reference.formats import key_format, least_block, value_format
+from certkv.reference.formats import (
+    OSCAR_KEY_FORMATS,
+    OSCAR_VALUE_FORMATS,
+    PLANAR_KEY_FORMATS,
+    PLANAR_VALUE_FORMATS,
+    Format,
+    key_format,
+    least_block,
+    levels_of,
+    value_format,
+)
 from certkv.reference.policies import RELATIVE_TO, Budget, Naive, PaperPolicy, Policy
 
 POLICIES = ("naive", "paper", "budget")
@@ -52,8 +65,14 @@ def parse_policies(names: str, tolerance: float | None, relative_to: str | None)
     return [made[name] for name in chosen]
 
 
-def parse_formats(keys: str | None, values: str | None, block: int | None) -> Formats:
-    """Check the formats' names and the block size, before any file is read.
+def parse_formats(
+    keys: str | None,
+    values: str | None,
+    block: int | None,
+    residual: int | None = None,
+    planes: Place | None = None,
+) -> Formats:
+    """Check the formats' names, the sizes, and that planes have a format that has some, before any file is read.
 
     Raises
     ------
@@ -71,7 +90,42 @@ def parse_formats(keys: str | None, values: str | None, block: int | None) -> Fo
         raise SettingError(
             f"--block is {block}, but --keys {keys} has groups of {least} tokens; give --block {least}, or leave it out"
         )
-    return Formats(keys, values, block)
+    if residual is not None and residual < 1:
+        raise SettingError(f"--residual is {residual}; give a whole number of blocks, of at least one")
+    if residual is not None and block is not None and residual % block:
+        raise SettingError(f"--residual is {residual}, but --block is {block}; give a multiple of it")
+    levels = [levels_of(find(name)) for name, find in ((keys, key_format), (values, value_format)) if name is not None]
+    if planes is not None and max(levels, default=1) == 1:
+        given = ", ".join(f"{option} {name}" for option, name in (("--keys", keys), ("--values", values)) if name)
+        raise SettingError(
+            f"--planes {planes} is for formats that have refinement planes, and {given or 'the default formats'} "
+            f"{'has' if given.count('--') == 1 else 'have'} none; give --keys "
+            f"{_planar(PLANAR_KEY_FORMATS, OSCAR_KEY_FORMATS)}, or --values "
+            f"{_planar(PLANAR_VALUE_FORMATS, OSCAR_VALUE_FORMATS)}"
+        )
+    return Formats(keys, values, block, residual, planes)
+
+
+def _planar(*formats: Mapping[str, Format]) -> str:
+    """Name the formats that have planes."""
+    return ", ".join(name for some in formats for name, fmt in some.items() if levels_of(fmt) > 1)
+
+
+def require_whole_blocks(formats: Formats, policies: Sequence[Policy], engine: Backend) -> None:
+    """Check that the residual window is a whole number of every policy's blocks.
+
+    Raises
+    ------
+    SettingError
+        Naming the policy.
+    """
+    for policy in policies:
+        made = engine.formats(policy, formats)
+        if made.residual % made.block:
+            raise SettingError(
+                f"--residual is {made.residual}, but policy {policy.name} has blocks of {made.block} tokens; give a "
+                "multiple of that, or --block"
+            )
 
 
 def whole_numbers(option: str, text: str) -> list[int]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from certkv.cli.measure import PolicyRun
+from certkv.cli.measure import HeadStep, PolicyRun
 
 NAN = float("nan")
 
@@ -62,10 +62,15 @@ class Summary:
         Share of the coded blocks read as originals.
     refined_keys, refined_values : float
         Share of the coded blocks used at a level between base plane and original.
+    levels : (tuple of float, tuple of float)
+        Share of the coded blocks of keys, and of values, used at each level above the base plane, originals last.
     host_share : float
-        Bytes needed from the originals over the bytes of all originals seen.
-    coded_bytes, device_bytes, dense_bytes : float
-        Of a coded token; of all that is kept on the device, per token; of a 16-bit token.
+        Bytes needed from the host tier over the bytes of all originals seen.
+    plane_share : float
+        Bytes of refinement planes that were read, wherever they lie, over the same.
+    coded_bytes, device_bytes, plane_bytes, dense_bytes : float
+        Of a coded token; of all that is kept on the device, and of planes wherever they lie, per token; of a 16-bit
+        token.
     """
 
     heads: int
@@ -89,9 +94,12 @@ class Summary:
     promoted_values: float
     refined_keys: float
     refined_values: float
+    levels: tuple[tuple[float, ...], tuple[float, ...]]
     host_share: float
+    plane_share: float
     coded_bytes: float
     device_bytes: float
+    plane_bytes: float
     dense_bytes: float
 
 
@@ -126,8 +134,16 @@ def summarise(run: PolicyRun) -> Summary:
         promoted_values=sum(step.promoted[1] for step in steps) / blocks if blocks else 0.0,
         refined_keys=sum(sum(step.levels[0][:-1]) for step in steps) / blocks if blocks else 0.0,
         refined_values=sum(sum(step.levels[1][:-1]) for step in steps) / blocks if blocks else 0.0,
+        levels=(_levels(steps, 0, blocks), _levels(steps, 1, blocks)),
         host_share=sum(step.host_bytes for step in steps) / sum(step.dense_bytes for step in steps),
+        plane_share=sum(step.plane_bytes for step in steps) / sum(step.dense_bytes for step in steps),
         coded_bytes=sum(s.coded_bytes_per_token * s.tokens for s in run.storage) / tokens,
         device_bytes=sum(s.device_bytes for s in run.storage) / tokens,
+        plane_bytes=sum(s.plane_bytes for s in run.storage) / tokens,
         dense_bytes=sum(s.dense_bytes for s in run.storage) / tokens,
     )
+
+
+def _levels(steps: Sequence[HeadStep], side: int, blocks: int) -> tuple[float, ...]:
+    counts = [sum(column) for column in zip(*(step.levels[side] for step in steps), strict=True)]
+    return tuple(count / blocks if blocks else 0.0 for count in counts)

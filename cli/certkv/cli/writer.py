@@ -144,6 +144,8 @@ def document(runs: Sequence[PolicyRun], capture: Capture, backend: Backend) -> d
                     "keys": s.keys,
                     "values": s.values,
                     "block": s.block,
+                    "residual": s.residual,
+                    "planes": s.planes,
                     "blocks": s.blocks,
                     "tail": s.tail,
                 }

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from certkv import fast
-from certkv.cli.backends.base import Formats, Storage, Taken
+from certkv.cli.backends.base import CacheSettings, Formats, Storage, Taken
 from certkv.cli.capture import Capture, Layer
 from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
 from certkv.fast.plan import Plan
@@ -78,7 +78,7 @@ class FastBackend:
         where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         return {**made, "device": where if self.name == "torch" or where != "cpu" else "cpu, kernels interpreted"}
 
-    def formats(self, policy: Policy, asked: Formats) -> FormatDefaults:
+    def formats(self, policy: Policy, asked: Formats) -> CacheSettings:
         """Return the user's formats; else the policy's own; else, where there is no kernel for these, ours."""
         own = policy.formats
         keys = own.keys if own.keys in KEY_FORMATS else OURS.keys
@@ -92,6 +92,14 @@ class FastBackend:
         ------
         SettingError, DTypeError, InputError
         """
+        for option, given, why in (
+            ("--residual", asked.residual, "codes every block as soon as it is full"),
+            ("--planes", asked.planes, "has no refinement planes"),
+        ):
+            if given is not None:
+                raise SettingError(
+                    f"{option} {given}: backend {self.name} {why}; leave {option} out, or use --backend reference"
+                )
         for option, name, known in (("--keys", asked.keys, KEY_FORMATS), ("--values", asked.values, VALUE_FORMATS)):
             if name is not None and name not in known:
                 raise SettingError(
@@ -107,11 +115,11 @@ class FastBackend:
             with speaking_of(f"backend {self.name}, layer {layer.index}"):
                 self.plan(self.cache(layer, asked.over(OURS), 1), layer, fast.Naive())
 
-    def hold(self, layer: Layer, formats: FormatDefaults) -> FastLayer:
+    def hold(self, layer: Layer, formats: CacheSettings) -> FastLayer:
         """Make an empty cache; its steps fill it."""
         return FastLayer(self, layer, formats)
 
-    def cache(self, layer: Layer, formats: FormatDefaults, tokens: int) -> fast.TieredCache:
+    def cache(self, layer: Layer, formats: CacheSettings, tokens: int) -> fast.TieredCache:
         """Make an empty cache for a layer's shape."""
         _, kv_heads, head_dim = layer.k.shape
         return fast.TieredCache(
@@ -141,16 +149,15 @@ class FastBackend:
 class FastLayer:
     """One layer's cache."""
 
-    def __init__(self, backend: FastBackend, layer: Layer, formats: FormatDefaults) -> None:
+    def __init__(self, backend: FastBackend, layer: Layer, formats: CacheSettings) -> None:
         self.backend, self.layer, self.formats = backend, layer, formats
         self.what = f"backend {backend.name}, layer {layer.index}"
         with speaking_of(self.what):
             self.held = backend.cache(layer, formats, layer.tokens)
 
-    @property
-    def block(self) -> int:
-        """Tokens per block."""
-        return self.held.block
+    def blocks(self, tokens: int) -> int:
+        """Return how many blocks of so many tokens are coded."""
+        return tokens // self.held.block
 
     def steps(self, policies: Sequence[Policy]) -> Iterator[Taken]:
         """Take every query under every policy, in the order of positions."""
@@ -199,10 +206,13 @@ class FastLayer:
             keys=cache.keys,
             values=cache.values,
             block=cache.block,
+            residual=cache.block,
+            planes=None,
             blocks=blocks,
             tail=tail,
             coded_bytes_per_token=(per_block - notes) / cache.block,
             device_bytes=round(per_block * blocks) + (tail + cache.block * min(blocks, 1)) * dense,
+            plane_bytes=0,
             dense_bytes=cache.tokens[0] * dense,
         )
 

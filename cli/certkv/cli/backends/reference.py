@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from certkv.cli.backends.base import Formats, Storage, Taken
+from certkv.cli.backends.base import CacheSettings, Formats, Storage, Taken
 from certkv.cli.capture import Capture, Layer
 from certkv.reference import Budget, Cache, InputError, Policy, Step, decode
 from certkv.reference.formats import bytes_per_token
-from certkv.reference.policies import FormatDefaults
 
 
 class ReferenceBackend:
@@ -23,14 +22,14 @@ class ReferenceBackend:
         """Nothing more."""
         return {}
 
-    def formats(self, policy: Policy, asked: Formats) -> FormatDefaults:
+    def formats(self, policy: Policy, asked: Formats) -> CacheSettings:
         """Return the user's formats, and the policy's own for what was not given."""
         return asked.over(policy.formats)
 
     def check(self, capture: Capture, asked: Formats) -> None:
         """Accept everything that could be read."""
 
-    def hold(self, layer: Layer, formats: FormatDefaults) -> ReferenceLayer:
+    def hold(self, layer: Layer, formats: CacheSettings) -> ReferenceLayer:
         """Make a cache of a layer's keys and values."""
         return ReferenceLayer(layer, formats)
 
@@ -38,7 +37,7 @@ class ReferenceBackend:
 class ReferenceLayer:
     """One layer's cache. Steps do not write to it, so that policies share it, and a causal query looks back."""
 
-    def __init__(self, layer: Layer, formats: FormatDefaults) -> None:
+    def __init__(self, layer: Layer, formats: CacheSettings) -> None:
         _, kv_heads, head_dim = layer.k.shape
         self.layer = layer
         self.cache = Cache(
@@ -48,13 +47,14 @@ class ReferenceLayer:
             keys=formats.keys,
             values=formats.values,
             block=formats.block,
+            residual=formats.residual,
+            planes=formats.planes,
         )
         self.cache.append(layer.k, layer.v)
 
-    @property
-    def block(self) -> int:
-        """Tokens per block."""
-        return self.cache.block
+    def blocks(self, tokens: int) -> int:
+        """Return how many blocks of so many tokens are coded."""
+        return self.cache.full_blocks(tokens)
 
     def steps(self, policies: Sequence[Policy]) -> Iterator[Taken]:
         """Take every query, policy by policy."""
@@ -100,9 +100,12 @@ def storage(layer: int, cache: Cache, policy: Policy) -> Storage:
         keys=keys.name,
         values=values.name,
         block=cache.block,
+        residual=cache.residual,
+        planes=cache.planes.place if cache.levels("keys") + cache.levels("values") > 2 else None,
         blocks=cache.blocks,
         tail=tail,
         coded_bytes_per_token=float(coded),
         device_bytes=math.ceil(coded * cache.block * cache.blocks) + annotations + (tail + pinned) * dense,
+        plane_bytes=cache.planes.bytes // cache.kv_heads,
         dense_bytes=cache.tokens * dense,
     )

@@ -12,7 +12,18 @@ from certkv.cli.backends.base import Backend
 from certkv.cli.capture import Capture
 from certkv.cli.measure import HeadStep, PolicyRun
 from certkv.cli.page import figures
-from certkv.cli.page.data import PARTS, drawn, grid, host_share, layers, mean_rung, pairs, part_shares, positive
+from certkv.cli.page.data import (
+    PARTS,
+    drawn,
+    grid,
+    host_share,
+    layers,
+    mean_rung,
+    pairs,
+    part_shares,
+    plane_share,
+    positive,
+)
 from certkv.cli.page.look import CSS
 from certkv.cli.page.markup import Markup, element, folded, join, table
 from certkv.cli.page.svg import style, to_svg
@@ -28,6 +39,7 @@ from certkv.cli.report import (
     mean_and_range,
     number,
     percent,
+    planar,
     ranges,
     summary_rows,
     verdict_lines,
@@ -241,11 +253,13 @@ def _distribution(runs: Sequence[PolicyRun]) -> Section:
 
 def _rungs(runs: Sequence[PolicyRun]) -> Section:
     rungs, shares = [grid(run, mean_rung) for run in runs], [grid(run, host_share) for run in runs]
+    planes = planar(runs)
     rows, ends = [], []
     for run in runs:
         for layer, steps in layers(run).items():
             counts = [sum(s.rung == rung for s in steps) for rung in range(5)]
-            rows.append((f"{run.policy.name}, layer {layer}", *map(str, counts), percent(host_share(steps))))
+            read = (percent(host_share(steps)), *((percent(plane_share(steps)),) if planes else ()))
+            rows.append((f"{run.policy.name}, layer {layer}", *map(str, counts), *read))
         ends.append(len(rows) - 1)
     told = "; ".join(
         f"{run.policy.name}: head-steps by rung 0 to 4 {', '.join(map(str, summarise(run).rungs))}, "
@@ -259,7 +273,8 @@ def _rungs(runs: Sequence[PolicyRun]) -> Section:
         "promoted; 3 and 4: computed from the originals. Below: the bytes needed from the originals over the bytes of "
         "all originals the head saw."
     )
-    header = ("policy and layer", *(f"rung {i}" for i in range(5)), "originals read")
+    read_columns = ("originals read", *(("planes read",) if planes else ()))
+    header = ("policy and layer", *(f"rung {i}" for i in range(5)), *read_columns)
     by_layer = table("Head-steps by highest rung", header, rows, ends)
     heads_header = ("policy and layer", *(f"head {h}" for h in range(max(g.cells.shape[1] for g in rungs))))
     heads_rows = [
@@ -355,6 +370,18 @@ def _parts(runs: Sequence[PolicyRun]) -> Section:
     return "parts-section", "Parts of the bound", _plot(svg, caption, figures_table, len(rows))
 
 
+STORED = {
+    "keys": "keys",
+    "values": "values",
+    "block": "tokens per block",
+    "residual": "tokens coded at once",
+    "planes": "planes lie on",
+    "blocks": "blocks",
+    "tail": "tail",
+}
+"""What is shown of each layer's cache, by the names in the JSON."""
+
+
 def _settings(runs: Sequence[PolicyRun], capture: Capture, backend: Backend) -> Section:
     config = document(runs, capture, backend)["config"]
     versions = {**config["versions"], "matplotlib": matplotlib.__version__}
@@ -365,15 +392,14 @@ def _settings(runs: Sequence[PolicyRun], capture: Capture, backend: Backend) -> 
         parameters = ", ".join(f"{key} = {value}" for key, value in given["parameters"].items()) or "none"
         alike: dict[tuple[str, ...], list[int]] = {}
         for s in given["layers"]:
-            alike.setdefault(tuple(str(s[key]) for key in ("keys", "values", "block", "blocks", "tail")), []).append(
-                s["layer"]
-            )
+            parts = tuple("-" if s[key] is None else str(s[key]) for key in STORED)
+            alike.setdefault(parts, []).append(s["layer"])
         policies += [
             (run.policy.name, enforced(run.policy), parameters, ranges(numbers), *s) for s, numbers in alike.items()
         ]
-    header = ("policy", "enforced", "parameters", "layers", "keys", "values", "tokens per block", "blocks", "tail")
-    parts = [
+    header = ("policy", "enforced", "parameters", "layers", *STORED.values())
+    sections = [
         table("What ran", ("setting", "value"), rows),
         table("Policies, as read back from what ran", header, policies),
     ]
-    return "settings", "Settings and versions", join(parts)
+    return "settings", "Settings and versions", join(sections)

@@ -77,6 +77,11 @@ def host_share(steps: Sequence[HeadStep]) -> float:
     return sum(step.host_bytes for step in steps) / sum(step.dense_bytes for step in steps)
 
 
+def plane_share(steps: Sequence[HeadStep]) -> float:
+    """Return the bytes of refinement planes that were read, wherever they lie, over those of all originals seen."""
+    return sum(step.plane_bytes for step in steps) / sum(step.dense_bytes for step in steps)
+
+
 def part_shares(steps: Iterable[HeadStep]) -> FloatArray:
     """Return the mean share of key, value and arithmetic in the sum of the three, float64 [3]; NaN where none is known.
 
