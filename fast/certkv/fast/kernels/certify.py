@@ -28,6 +28,7 @@ from certkv.fast.kernels.outward_fp32 import (
     root_of_squares,
 )
 from certkv.fast.kernels.spectral import key_term, mass_lb, share_factor, sums, value_term, weight_lb
+from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.outward_fp32 import above
 from certkv.fast.score_error import ScoreErrors
 
@@ -86,14 +87,6 @@ def certify_kernel(
     value_out,
     weight_out,
     partial,
-    coded_relative,
-    coded_constant,
-    original_relative,
-    original_constant,
-    share_up,
-    share_lost,
-    mass_down,
-    mass_lost,
     root_block,
     size_factor,
     max_blocks,
@@ -110,162 +103,178 @@ def certify_kernel(
     N: tl.constexpr,
     BFLOAT: tl.constexpr,
     GP: tl.constexpr,
+    charges,
+    program=None,
 ):
-    """Chunk ``program_id(0)`` of KV head ``program_id(1)`` of sequence ``program_id(2)``."""
-    chunk, head, sequence = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    """Bound a chunk of blocks of a KV head of a sequence."""
+    chunk, head, sequence = place_of(program)
+    coded_relative, coded_constant, original_relative, original_constant, share_up, share_lost, mass_down, mass_lost = (
+        charges
+    )
     kv = sequence * H + head
     heads = tl.arange(0, GP)
-    if tl.max(tl.load(active + kv * G + heads, mask=heads < G, other=0).to(tl.int32), 0) == 0:
-        return
-    block = chunk * N + tl.arange(0, N)
-    inside = block < max_blocks
-    valid = inside & (block >= FIRST) & (block < tl.load(lengths + sequence) // B)
-    page = tl.load(page_table + sequence * max_blocks + block, mask=valid, other=0).to(tl.int64)
-    place = page * H + head
-    column = tl.arange(0, BP)[None, :]
-    tokens = valid[:, None] & (column < B)
-    channel = tl.arange(0, DP)
-    live = channel < D
-    channels = valid[:, None] & live[None, :]
-    residual = not_negative(load16(value_notes + place * 7, valid, True))
-    norm = not_negative(load16(value_notes + place * 7 + 1, valid, True))
-    anchored = not_negative(load16(value_notes + place * 7 + 2, valid, True))
-    decoded = not_negative(load16(value_notes + place * 7 + 3, valid, True))
-    residual_operator = not_negative(load16(value_notes + place * 7 + 4, valid, True))
-    anchored_operator = not_negative(load16(value_notes + place * 7 + 5, valid, True))
-    mean = not_negative(load16(value_notes + place * 7 + 6, valid, True))
-    mean = tl.where(mean < INFINITY, mean, 0.0)
-    here = place[:, None] * B + column
-    eta = tl.load(ratios + tl.load(residual_codes + here, mask=tokens, other=0).to(tl.int32))
-    n = tl.load(ratios + tl.load(anchored_codes + here, mask=tokens, other=0).to(tl.int32))
-    mu = tl.load(anchor + kv * D + channel, mask=live, other=0.0)[None, :]
-    if GROUP > 0:
-        coded_size = inflate(decoded * size_factor)
-    else:
-        at = place[:, None] * D + channel[None, :]
-        widest = tl.abs(load16(value_minimum + at, channels, BFLOAT))
-        widest += load16(value_step + at, channels, BFLOAT) * size_factor
-        coded_size = distance_ub(widest, 0.0, D)
+    if tl.max(tl.load(active + kv * G + heads, mask=heads < G, other=0).to(tl.int32), 0) != 0:
+        block = chunk * N + tl.arange(0, N)
+        inside = block < max_blocks
+        valid = inside & (block >= FIRST) & (block < tl.load(lengths + sequence) // B)
+        page = tl.load(page_table + sequence * max_blocks + block, mask=valid, other=0).to(tl.int64)
+        place = page * H + head
+        column = tl.arange(0, BP)[None, :]
+        tokens = valid[:, None] & (column < B)
+        channel = tl.arange(0, DP)
+        live = channel < D
+        channels = valid[:, None] & live[None, :]
+        residual = not_negative(load16(value_notes + place * 7, valid, True))
+        norm = not_negative(load16(value_notes + place * 7 + 1, valid, True))
+        anchored = not_negative(load16(value_notes + place * 7 + 2, valid, True))
+        decoded = not_negative(load16(value_notes + place * 7 + 3, valid, True))
+        residual_operator = not_negative(load16(value_notes + place * 7 + 4, valid, True))
+        anchored_operator = not_negative(load16(value_notes + place * 7 + 5, valid, True))
+        mean = not_negative(load16(value_notes + place * 7 + 6, valid, True))
+        mean = tl.where(mean < INFINITY, mean, 0.0)
+        here = place[:, None] * B + column
+        eta = tl.load(ratios + tl.load(residual_codes + here, mask=tokens, other=0).to(tl.int32))
+        n = tl.load(ratios + tl.load(anchored_codes + here, mask=tokens, other=0).to(tl.int32))
+        mu = tl.load(anchor + kv * D + channel, mask=live, other=0.0)[None, :]
+        if GROUP > 0:
+            coded_size = inflate(decoded * size_factor)
+        else:
+            at = place[:, None] * D + channel[None, :]
+            widest = tl.abs(load16(value_minimum + at, channels, BFLOAT))
+            widest += load16(value_step + at, channels, BFLOAT) * size_factor
+            coded_size = distance_ub(widest, 0.0, D)
 
-    for g in range(G):
-        row = (kv * G + g).to(tl.int64)
-        if tl.load(active + row) != 0:
-            to = row * max_blocks + block
-            c = tl.load(output + row * D + channel, mask=live, other=0.0)[None, :]
-            gamma = tl.sum(distance_ub(c, mu, D))
-            output_norm = tl.sum(distance_ub(c, 0.0, D))
-            level = tl.load(levels + to, mask=valid, other=0).to(tl.int32)
-            coded_keys, coded_values = (level & 1) == 0, (level & 2) == 0
+        for g in range(G):
+            row = (kv * G + g).to(tl.int64)
+            if tl.load(active + row) != 0:
+                to = row * max_blocks + block
+                c = tl.load(output + row * D + channel, mask=live, other=0.0)[None, :]
+                gamma = tl.sum(distance_ub(c, mu, D))
+                output_norm = tl.sum(distance_ub(c, 0.0, D))
+                level = tl.load(levels + to, mask=valid, other=0).to(tl.int32)
+                coded_keys, coded_values = (level & 1) == 0, (level & 2) == 0
 
-            shared = tl.load(reference + to, mask=valid, other=0.0)
-            factor = share_factor(shared, tl.load(maxima + row), tl.load(denominators + row))
-            p = tl.load(weights + to[:, None] * B + column, mask=tokens, other=0.0).to(tl.float32)
-            a = tl.where(tokens, not_negative(p * factor[:, None]), 0.0)
-            mass = tl.sum(a, 1)
-            a = tl.where(tokens, a * share_up + share_lost, 0.0)
-            least = mass_lb(mass, mass_down, mass_lost)
+                shared = tl.load(reference + to, mask=valid, other=0.0)
+                factor = share_factor(shared, tl.load(maxima + row), tl.load(denominators + row))
+                p = tl.load(weights + to[:, None] * B + column, mask=tokens, other=0.0).to(tl.float32)
+                a = tl.where(tokens, not_negative(p * factor[:, None]), 0.0)
+                mass = tl.sum(a, 1)
+                a = tl.where(tokens, a * share_up + share_lost, 0.0)
+                least = mass_lb(mass, mass_down, mass_lost)
 
-            beta = a * n
-            b1, b2, b_top, b_rest = sums(beta, column, B)
-            a1, a2, a_top, a_rest = sums(a, column, B)
-            u1, u2, u_top, u_rest = sums(a * eta, column, B)
-            h = tl.argmax(beta, 1)
-            apart = column == h[:, None]
-            a_h = tl.sum(tl.where(apart, a, 0.0), 1)
-            eta_h = tl.sum(tl.where(apart, eta, 0.0), 1)
-            d1, d2, d_top, d_rest = sums(tl.where(apart, 0.0, beta), column, B)
-            e1, e2, e_top, e_rest = sums(tl.where(apart, 0.0, a), column, B)
-            value = decode_token(
-                value_codes, value_step, value_minimum, place, h, channel, channels, R, B, D, GROUP, BFLOAT
+                beta = a * n
+                b1, b2, b_top, b_rest = sums(beta, column, B)
+                a1, a2, a_top, a_rest = sums(a, column, B)
+                u1, u2, u_top, u_rest = sums(a * eta, column, B)
+                h = tl.argmax(beta, 1)
+                apart = column == h[:, None]
+                a_h = tl.sum(tl.where(apart, a, 0.0), 1)
+                eta_h = tl.sum(tl.where(apart, eta, 0.0), 1)
+                d1, d2, d_top, d_rest = sums(tl.where(apart, 0.0, beta), column, B)
+                e1, e2, e_top, e_rest = sums(tl.where(apart, 0.0, a), column, B)
+                value = decode_token(
+                    value_codes, value_step, value_minimum, place, h, channel, channels, R, B, D, GROUP, BFLOAT
+                )
+                distance = distance_ub(value, tl.where(channels, c, 0.0), D)
+                distance = known(inflate(distance + decoded * ROUNDED + residual * eta_h))
+                radius = inflate(tl.minimum(norm + output_norm, anchored + gamma))
+
+                sizes = not_negative(tl.load(size + to, mask=valid, other=0.0))
+                of_codes = coded_relative * sizes + coded_constant
+                of_originals = original_relative * sizes + original_constant
+                eps = tl.where(coded_keys, of_codes, of_originals)
+                eps = tl.where(sizes <= LARGEST, inflate(eps), INFINITY)
+                pure_delta = tl.where(coded_keys, not_negative(tl.load(delta + to, mask=valid, other=0.0)), 0.0)
+                pure_omega = tl.where(coded_keys, not_negative(tl.load(omega + to, mask=valid, other=0.0)), 0.0)
+                all_delta, all_omega = inflate(pure_delta + eps), inflate(pure_omega + root_block * eps)
+
+                key = key_term(
+                    a1, a2, a_top, a_rest, b1, b2, b_top, b_rest, e1, e2, e_top, e_rest, d1, d2, d_top, d_rest,
+                    anchored, anchored_operator, gamma, a_h, distance, radius, all_delta, all_omega,
+                )  # fmt: skip
+                pure = key_term(
+                    a1, a2, a_top, a_rest, b1, b2, b_top, b_rest, e1, e2, e_top, e_rest, d1, d2, d_top, d_rest,
+                    anchored, anchored_operator, gamma, a_h, distance, radius, pure_delta, pure_omega,
+                )  # fmt: skip
+                of_values = value_term(u1, u2, u_top, u_rest, residual, residual_operator)
+                of_values = tl.where(coded_values, of_values, 0.0)
+                weight = weight_lb(a1, a2, a_top, a_rest, least, all_delta, all_omega)
+                used = tl.where(coded_values, coded_size, norm)
+                key, pure = tl.where(valid, key, 0.0), tl.where(valid, pure, 0.0)
+                of_values, weight = tl.where(valid, of_values, 0.0), tl.where(valid, weight, 0.0)
+                tl.store(mass_out + to, tl.where(valid, mass, 0.0), mask=inside)
+                tl.store(key_out + to, key, mask=inside)
+                tl.store(pure_out + to, pure, mask=inside)
+                tl.store(value_out + to, of_values, mask=inside)
+                tl.store(weight_out + to, weight, mask=inside)
+                entry = partial + (row * entries + chunk) * 8
+                tl.store(entry, tl.sum(key))
+                tl.store(entry + 1, tl.sum(pure))
+                tl.store(entry + 2, tl.sum(of_values))
+                tl.store(entry + 3, tl.sum(weight))
+                tl.store(entry + 4, tl.sum(tl.where(valid, least * mean * DOWN, 0.0)))
+                tl.store(entry + 5, tl.sum(tl.where(valid, known(a1 * used), 0.0)))
+                tl.store(entry + 6, tl.max(tl.where(valid, used, 0.0)))
+                tl.store(entry + 7, tl.max(tl.where(valid, radius, 0.0)))
+
+
+def work(seen: Pass, coded: Coded, errors: ScoreErrors, charges: Charges, out: Terms, active: torch.Tensor) -> Work:
+    """Return what to launch; arguments as those of the twin, contiguous."""
+    pool, (batch, heads, head_dim) = coded.pool, seen.output.shape
+    kv_heads, max_blocks = coded.anchor.shape[1], coded.page_table.shape[1]
+    group = coded.value_group
+    return Work(
+        certify_kernel,
+        (triton.cdiv(max_blocks, CHUNK), kv_heads, batch),
+        (
+            *seen,
+            pool.value_codes,
+            pool.value_step.view(torch.int16),
+            pool.value_minimum.view(torch.int16),
+            pool.value_notes.view(torch.int16),
+            pool.residual_codes,
+            pool.anchored_codes,
+            coded.page_table,
+            coded.lengths,
+            coded.anchor,
+            code_ratios(coded.lengths.device),
+            *errors,
+            active,
+            *out,
+            above(math.sqrt(coded.block)),
+            group_factor(group) if group else 2.0**coded.value_bits - 1.0,
+            max_blocks,
+            out.partial.shape[2],
+        ),
+        {
+            "H": kv_heads,
+            "G": heads // kv_heads,
+            "B": coded.block,
+            "BP": triton.next_power_of_2(coded.block),
+            "R": pool.value_codes.shape[2],
+            "D": head_dim,
+            "DP": triton.next_power_of_2(head_dim),
+            "GROUP": group,
+            "FIRST": coded.first,
+            "N": CHUNK,
+            "BFLOAT": pool.value_step.dtype == torch.bfloat16,
+            "GP": triton.next_power_of_2(heads // kv_heads),
+        },
+        {
+            "charges": (
+                charges.coded.relative,
+                charges.coded.constant,
+                charges.original.relative,
+                charges.original.constant,
+                charges.share_up,
+                charges.share_lost,
+                charges.mass_down,
+                charges.mass_lost,
             )
-            distance = distance_ub(value, tl.where(channels, c, 0.0), D)
-            distance = known(inflate(distance + decoded * ROUNDED + residual * eta_h))
-            radius = inflate(tl.minimum(norm + output_norm, anchored + gamma))
-
-            sizes = not_negative(tl.load(size + to, mask=valid, other=0.0))
-            of_codes = coded_relative * sizes + coded_constant
-            of_originals = original_relative * sizes + original_constant
-            eps = tl.where(coded_keys, of_codes, of_originals)
-            eps = tl.where(sizes <= LARGEST, inflate(eps), INFINITY)
-            pure_delta = tl.where(coded_keys, not_negative(tl.load(delta + to, mask=valid, other=0.0)), 0.0)
-            pure_omega = tl.where(coded_keys, not_negative(tl.load(omega + to, mask=valid, other=0.0)), 0.0)
-            all_delta, all_omega = inflate(pure_delta + eps), inflate(pure_omega + root_block * eps)
-
-            key = key_term(
-                a1, a2, a_top, a_rest, b1, b2, b_top, b_rest, e1, e2, e_top, e_rest, d1, d2, d_top, d_rest,
-                anchored, anchored_operator, gamma, a_h, distance, radius, all_delta, all_omega,
-            )  # fmt: skip
-            pure = key_term(
-                a1, a2, a_top, a_rest, b1, b2, b_top, b_rest, e1, e2, e_top, e_rest, d1, d2, d_top, d_rest,
-                anchored, anchored_operator, gamma, a_h, distance, radius, pure_delta, pure_omega,
-            )  # fmt: skip
-            of_values = value_term(u1, u2, u_top, u_rest, residual, residual_operator)
-            of_values = tl.where(coded_values, of_values, 0.0)
-            weight = weight_lb(a1, a2, a_top, a_rest, least, all_delta, all_omega)
-            used = tl.where(coded_values, coded_size, norm)
-            key, pure = tl.where(valid, key, 0.0), tl.where(valid, pure, 0.0)
-            of_values, weight = tl.where(valid, of_values, 0.0), tl.where(valid, weight, 0.0)
-            tl.store(mass_out + to, tl.where(valid, mass, 0.0), mask=inside)
-            tl.store(key_out + to, key, mask=inside)
-            tl.store(pure_out + to, pure, mask=inside)
-            tl.store(value_out + to, of_values, mask=inside)
-            tl.store(weight_out + to, weight, mask=inside)
-            entry = partial + (row * entries + chunk) * 8
-            tl.store(entry, tl.sum(key))
-            tl.store(entry + 1, tl.sum(pure))
-            tl.store(entry + 2, tl.sum(of_values))
-            tl.store(entry + 3, tl.sum(weight))
-            tl.store(entry + 4, tl.sum(tl.where(valid, least * mean * DOWN, 0.0)))
-            tl.store(entry + 5, tl.sum(tl.where(valid, known(a1 * used), 0.0)))
-            tl.store(entry + 6, tl.max(tl.where(valid, used, 0.0)))
-            tl.store(entry + 7, tl.max(tl.where(valid, radius, 0.0)))
+        },
+    )
 
 
 def certify(seen: Pass, coded: Coded, errors: ScoreErrors, charges: Charges, out: Terms, active: torch.Tensor) -> None:
     """Launch; arguments as those of the twin, contiguous."""
-    pool, (batch, heads, head_dim) = coded.pool, seen.output.shape
-    kv_heads, max_blocks = coded.anchor.shape[1], coded.page_table.shape[1]
-    group = coded.value_group
-    size_factor = group_factor(group) if group else 2.0**coded.value_bits - 1.0
-    certify_kernel[(triton.cdiv(max_blocks, CHUNK), kv_heads, batch)](
-        *seen,
-        pool.value_codes,
-        pool.value_step.view(torch.int16),
-        pool.value_minimum.view(torch.int16),
-        pool.value_notes.view(torch.int16),
-        pool.residual_codes,
-        pool.anchored_codes,
-        coded.page_table,
-        coded.lengths,
-        coded.anchor,
-        code_ratios(coded.lengths.device),
-        *errors,
-        active,
-        *out,
-        charges.coded.relative,
-        charges.coded.constant,
-        charges.original.relative,
-        charges.original.constant,
-        charges.share_up,
-        charges.share_lost,
-        charges.mass_down,
-        charges.mass_lost,
-        above(math.sqrt(coded.block)),
-        size_factor,
-        max_blocks,
-        out.partial.shape[2],
-        H=kv_heads,
-        G=heads // kv_heads,
-        B=coded.block,
-        BP=triton.next_power_of_2(coded.block),
-        R=pool.value_codes.shape[2],
-        D=head_dim,
-        DP=triton.next_power_of_2(head_dim),
-        GROUP=group,
-        FIRST=coded.first,
-        N=CHUNK,
-        BFLOAT=pool.value_step.dtype == torch.bfloat16,
-        GP=triton.next_power_of_2(heads // kv_heads),
-        num_warps=4,
-        enable_fp_fusion=False,
-    )
+    work(seen, coded, errors, charges, out, active).launch(4)

@@ -18,6 +18,7 @@ from certkv.fast.charges import Charges
 from certkv.fast.choose import ACCEPT, EXACT_HEAD, INFINITY_BITS, REFINE, Choice
 from certkv.fast.kernels.certify import distance_ub
 from certkv.fast.kernels.outward_fp32 import DOWN, FACTOR, INFINITY, LOST, LOWERED, TINY, known, lowered
+from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.outward_fp32 import LARGEST, LEAST_DENOMINATOR
 from certkv.fast.totals import UNITS, Totals, Unit
 
@@ -88,14 +89,7 @@ def choose_kernel(
     need_out,
     action,
     chosen,
-    of_mean,
-    of_largest,
-    of_output,
-    absolute,
-    cast_relative,
-    cast_absolute,
     share,
-    rounds_left,
     most,
     max_blocks,
     entries,
@@ -104,84 +98,87 @@ def choose_kernel(
     DP: tl.constexpr,
     E: tl.constexpr,
     N: tl.constexpr,
+    charges,
+    rounds_left,
+    program=None,
 ):
-    """Head ``program_id(0)`` of all sequences' heads."""
-    row = tl.program_id(0).to(tl.int64)
+    """Decide for a head of all sequences' heads."""
+    row = place_of(program)[0].to(tl.int64)
+    of_mean, of_largest, of_output, absolute, cast_relative, cast_absolute = charges
     block = tl.arange(0, N)
     inside = block < max_blocks
     to = row * max_blocks + block
     if tl.load(action + row) != REFINED:
         tl.store(chosen + to, tl.zeros((N,), tl.uint8), mask=inside)
-        return
-    entry = tl.arange(0, E)
-    some = entry < entries
-    at = partial + (row * entries + entry) * 8
-    keys = tl.sum(tl.load(at, mask=some, other=0.0), 0)
-    pure = tl.sum(tl.load(at + 1, mask=some, other=0.0), 0)
-    values = tl.sum(tl.load(at + 2, mask=some, other=0.0), 0)
-    below = tl.sum(tl.load(at + 3, mask=some, other=0.0), 0)
-    scale_lb = tl.sum(tl.load(at + 4, mask=some, other=0.0), 0)
-    size = tl.sum(tl.load(at + 5, mask=some, other=0.0), 0)
-    largest = tl.max(known(tl.load(at + 6, mask=some, other=0.0)), 0)
-    radius = tl.max(known(tl.load(at + 7, mask=some, other=0.0)), 0)
+    else:
+        entry = tl.arange(0, E)
+        some = entry < entries
+        at = partial + (row * entries + entry) * 8
+        keys = tl.sum(tl.load(at, mask=some, other=0.0), 0)
+        pure = tl.sum(tl.load(at + 1, mask=some, other=0.0), 0)
+        values = tl.sum(tl.load(at + 2, mask=some, other=0.0), 0)
+        below = tl.sum(tl.load(at + 3, mask=some, other=0.0), 0)
+        scale_lb = tl.sum(tl.load(at + 4, mask=some, other=0.0), 0)
+        size = tl.sum(tl.load(at + 5, mask=some, other=0.0), 0)
+        largest = tl.max(known(tl.load(at + 6, mask=some, other=0.0)), 0)
+        radius = tl.max(known(tl.load(at + 7, mask=some, other=0.0)), 0)
 
-    channel = tl.arange(0, DP)
-    c = tl.load(output + row * D + channel, mask=channel < D, other=0.0)[None, :]
-    norm = tl.sum(distance_ub(c, 0.0, D), 0)
-    bound, key_part, value_part, arithmetic, limit, need, accepted = head_totals(
-        keys, pure, values, below, scale_lb, size, largest, radius, norm,
-        of_mean, of_largest, of_output, absolute, cast_relative, cast_absolute, share, UNIT,
-    )  # fmt: skip
-    tl.store(bound_out + row, bound)
-    tl.store(key_out + row, key_part)
-    tl.store(value_out + row, value_part)
-    tl.store(arithmetic_out + row, arithmetic)
-    tl.store(tolerance_out + row, limit)
-    tl.store(need_out + row, need)
+        channel = tl.arange(0, DP)
+        c = tl.load(output + row * D + channel, mask=channel < D, other=0.0)[None, :]
+        norm = tl.sum(distance_ub(c, 0.0, D), 0)
+        bound, key_part, value_part, arithmetic, limit, need, accepted = head_totals(
+            keys, pure, values, below, scale_lb, size, largest, radius, norm,
+            of_mean, of_largest, of_output, absolute, cast_relative, cast_absolute, share, UNIT,
+        )  # fmt: skip
+        tl.store(bound_out + row, bound)
+        tl.store(key_out + row, key_part)
+        tl.store(value_out + row, value_part)
+        tl.store(arithmetic_out + row, arithmetic)
+        tl.store(tolerance_out + row, limit)
+        tl.store(need_out + row, need)
 
-    if accepted | (need <= 0.0) | (rounds_left <= 0):
-        tl.store(action + row, tl.where(accepted, ACCEPTED, GIVEN_UP).to(tl.uint8))
-        tl.store(chosen + to, tl.zeros((N,), tl.uint8), mask=inside)
-        return
-
-    level = tl.load(levels + to, mask=inside, other=3).to(tl.int32)
-    back = tl.load(mass + to, mask=inside, other=0.0) - tl.load(weight + to, mask=inside, other=0.0)
-    back = tl.where(back == back, back, INFINITY)
-    gain_k = known(tl.load(pure_key + to, mask=inside, other=0.0) + limit * tl.maximum(back, 0.0))
-    gain_k = tl.where((level & 1) == 0, gain_k, 0.0)
-    gain_v = tl.where((level & 2) == 0, known(tl.load(value + to, mask=inside, other=0.0)), 0.0)
-    infinite_k, infinite_v = gain_k == INFINITY, gain_v == INFINITY
-    finite_k, finite_v = tl.where(infinite_k, 0.0, gain_k), tl.where(infinite_v, 0.0, gain_v)
-    unbounded = tl.sum(infinite_k.to(tl.int32), 0) + tl.sum(infinite_v.to(tl.int32), 0)
-    enough = (unbounded > 0) | (tl.sum(finite_k, 0) + tl.sum(finite_v, 0) >= need)
-    bits_k, bits_v = finite_k.to(tl.int32, bitcast=True), finite_v.to(tl.int32, bitcast=True)
-    low = tl.zeros((1,), tl.int32)
-    high = low + TOP
-    for _ in range(31):
-        middle = low + (high - low) // 2
-        total = tl.sum(tl.where(bits_k >= middle, finite_k, 0.0) + tl.where(bits_v >= middle, finite_v, 0.0), 0)
-        low, high = tl.where(total >= need, middle, low), tl.where(total >= need, high, middle)
-    larger_k, larger_v = bits_k > low, bits_v > low
-    equal_k, equal_v = bits_k == low, bits_v == low
-    left = need - tl.sum(tl.where(larger_k, finite_k, 0.0) + tl.where(larger_v, finite_v, 0.0), 0)
-    threshold = low.to(tl.float32, bitcast=True)
-    before_k = tl.cumsum(equal_k.to(tl.int32), 0) - 1
-    before_v = tl.cumsum(equal_v.to(tl.int32), 0) - 1 + tl.sum(equal_k.to(tl.int32), 0)
-    take_k = larger_k | (equal_k & (before_k.to(tl.float32) * threshold < left))
-    take_v = larger_v | (equal_v & (before_v.to(tl.float32) * threshold < left))
-    take_k = tl.where(unbounded > 0, infinite_k, take_k)
-    take_v = tl.where(unbounded > 0, infinite_v, take_v)
-    items = tl.sum(take_k.to(tl.int32), 0) + tl.sum(take_v.to(tl.int32), 0)
-    refined = enough & (items > 0) & (items <= most)
-    marks = take_k.to(tl.uint8) + take_v.to(tl.uint8) * 2
-    tl.store(chosen + to, tl.where(refined, marks, 0).to(tl.uint8), mask=inside)
-    tl.store(action + row, tl.where(refined, REFINED, GIVEN_UP).to(tl.uint8))
+        if accepted | (need <= 0.0) | (rounds_left <= 0):
+            tl.store(action + row, tl.where(accepted, ACCEPTED, GIVEN_UP).to(tl.uint8))
+            tl.store(chosen + to, tl.zeros((N,), tl.uint8), mask=inside)
+        else:
+            level = tl.load(levels + to, mask=inside, other=3).to(tl.int32)
+            back = tl.load(mass + to, mask=inside, other=0.0) - tl.load(weight + to, mask=inside, other=0.0)
+            back = tl.where(back == back, back, INFINITY)
+            gain_k = known(tl.load(pure_key + to, mask=inside, other=0.0) + limit * tl.maximum(back, 0.0))
+            gain_k = tl.where((level & 1) == 0, gain_k, 0.0)
+            gain_v = tl.where((level & 2) == 0, known(tl.load(value + to, mask=inside, other=0.0)), 0.0)
+            infinite_k, infinite_v = gain_k == INFINITY, gain_v == INFINITY
+            finite_k, finite_v = tl.where(infinite_k, 0.0, gain_k), tl.where(infinite_v, 0.0, gain_v)
+            unbounded = tl.sum(infinite_k.to(tl.int32), 0) + tl.sum(infinite_v.to(tl.int32), 0)
+            enough = (unbounded > 0) | (tl.sum(finite_k, 0) + tl.sum(finite_v, 0) >= need)
+            bits_k, bits_v = finite_k.to(tl.int32, bitcast=True), finite_v.to(tl.int32, bitcast=True)
+            low = tl.zeros((1,), tl.int32)
+            high = low + TOP
+            for _ in range(31):
+                middle = low + (high - low) // 2
+                total = tl.sum(tl.where(bits_k >= middle, finite_k, 0.0) + tl.where(bits_v >= middle, finite_v, 0.0), 0)
+                low, high = tl.where(total >= need, middle, low), tl.where(total >= need, high, middle)
+            larger_k, larger_v = bits_k > low, bits_v > low
+            equal_k, equal_v = bits_k == low, bits_v == low
+            left = need - tl.sum(tl.where(larger_k, finite_k, 0.0) + tl.where(larger_v, finite_v, 0.0), 0)
+            threshold = low.to(tl.float32, bitcast=True)
+            before_k = tl.cumsum(equal_k.to(tl.int32), 0) - 1
+            before_v = tl.cumsum(equal_v.to(tl.int32), 0) - 1 + tl.sum(equal_k.to(tl.int32), 0)
+            take_k = larger_k | (equal_k & (before_k.to(tl.float32) * threshold < left))
+            take_v = larger_v | (equal_v & (before_v.to(tl.float32) * threshold < left))
+            take_k = tl.where(unbounded > 0, infinite_k, take_k)
+            take_v = tl.where(unbounded > 0, infinite_v, take_v)
+            items = tl.sum(take_k.to(tl.int32), 0) + tl.sum(take_v.to(tl.int32), 0)
+            refined = enough & (items > 0) & (items <= most)
+            marks = take_k.to(tl.uint8) + take_v.to(tl.uint8) * 2
+            tl.store(chosen + to, tl.where(refined, marks, 0).to(tl.uint8), mask=inside)
+            tl.store(action + row, tl.where(refined, REFINED, GIVEN_UP).to(tl.uint8))
 
 
 @triton.jit
-def compact_kernel(chosen, work, counts, max_blocks, G: tl.constexpr, N: tl.constexpr):
-    """List what any head of KV head ``program_id(0)`` (of all sequences') has chosen."""
-    kv = tl.program_id(0).to(tl.int64)
+def compact_kernel(chosen, work, counts, max_blocks, G: tl.constexpr, N: tl.constexpr, program=None):
+    """List what any head of a KV head (of all sequences') has chosen."""
+    kv = place_of(program)[0].to(tl.int64)
     block = tl.arange(0, N)
     inside = block < max_blocks
     marks = tl.zeros((N,), tl.int32)
@@ -193,6 +190,74 @@ def compact_kernel(chosen, work, counts, max_blocks, G: tl.constexpr, N: tl.cons
     tl.store(work + kv * max_blocks + place, block, mask=wanted != 0)
     tl.store(work + kv * max_blocks + block, tl.full((N,), -1, tl.int32), mask=inside & (block >= count))
     tl.store(counts + kv, count)
+
+
+def warps_for(max_blocks: int) -> int:
+    """Return how many warps hold a number per block."""
+    warps: int = triton.next_power_of_2(max_blocks) // 256
+    return min(max(warps, 1), 16)
+
+
+def work(
+    terms: Terms,
+    levels: torch.Tensor,
+    output: torch.Tensor,
+    charges: Charges,
+    unit: Unit,
+    tolerance: float,
+    rounds_left: int,
+    most: int,
+    found: Totals,
+    out: Choice,
+) -> Work:
+    """Return what to launch; arguments as those of the twin, contiguous."""
+    batch, heads, max_blocks = levels.shape
+    head_dim, entries = output.shape[-1], terms.partial.shape[2]
+    return Work(
+        choose_kernel,
+        (batch * heads, 1, 1),
+        (
+            terms.partial,
+            terms.mass,
+            terms.pure_key,
+            terms.value,
+            terms.weight_lb,
+            levels,
+            output,
+            *found,
+            out.action,
+            out.chosen,
+            tolerance / (1.0 + tolerance) if unit == "output" else tolerance,
+            most,
+            max_blocks,
+            entries,
+        ),
+        {
+            "UNIT": UNITS.index(unit),
+            "D": head_dim,
+            "DP": triton.next_power_of_2(head_dim),
+            "E": triton.next_power_of_2(entries),
+            "N": triton.next_power_of_2(max_blocks),
+        },
+        {
+            "charges": (
+                charges.of_mean,
+                charges.of_largest,
+                charges.of_output,
+                charges.absolute,
+                charges.cast_relative,
+                charges.cast_absolute,
+            ),
+            "rounds_left": rounds_left,
+        },
+    )
+
+
+def work_compact(out: Choice) -> Work:
+    """Return what to launch to list what was chosen."""
+    (batch, kv_heads, max_blocks), heads = out.work.shape, out.action.shape[1]
+    constants = {"G": heads // kv_heads, "N": triton.next_power_of_2(max_blocks)}
+    return Work(compact_kernel, (batch * kv_heads, 1, 1), (out.chosen, out.work, out.counts, max_blocks), constants, {})
 
 
 def choose(
@@ -208,49 +273,6 @@ def choose(
     out: Choice,
 ) -> None:
     """Launch; arguments as those of the twin, contiguous."""
-    batch, heads, max_blocks = levels.shape
-    head_dim, entries = output.shape[-1], terms.partial.shape[2]
-    share = tolerance / (1.0 + tolerance) if unit == "output" else tolerance
-    padded = triton.next_power_of_2(max_blocks)
-    warps = min(max(padded // 256, 1), 16)
-    choose_kernel[(batch * heads,)](
-        terms.partial,
-        terms.mass,
-        terms.pure_key,
-        terms.value,
-        terms.weight_lb,
-        levels,
-        output,
-        *found,
-        out.action,
-        out.chosen,
-        charges.of_mean,
-        charges.of_largest,
-        charges.of_output,
-        charges.absolute,
-        charges.cast_relative,
-        charges.cast_absolute,
-        share,
-        rounds_left,
-        most,
-        max_blocks,
-        entries,
-        UNIT=UNITS.index(unit),
-        D=head_dim,
-        DP=triton.next_power_of_2(head_dim),
-        E=triton.next_power_of_2(entries),
-        N=padded,
-        num_warps=warps,
-        enable_fp_fusion=False,
-    )
-    kv_heads = out.work.shape[1]
-    compact_kernel[(batch * kv_heads,)](
-        out.chosen,
-        out.work,
-        out.counts,
-        max_blocks,
-        G=heads // kv_heads,
-        N=padded,
-        num_warps=warps,
-        enable_fp_fusion=False,
-    )
+    warps = warps_for(levels.shape[-1])
+    work(terms, levels, output, charges, unit, tolerance, rounds_left, most, found, out).launch(warps)
+    work_compact(out).launch(warps)

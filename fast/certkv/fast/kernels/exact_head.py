@@ -21,6 +21,7 @@ from certkv.fast.coded import Coded
 from certkv.fast.host import Originals
 from certkv.fast.kernels.pass_state import exact_block, load_query, store_state
 from certkv.fast.kernels.shape import Shape, bits
+from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.resident import Resident
 from certkv.fast.scratch import Scratch
 from certkv.fast.workspace import BIAS, Workspace
@@ -57,62 +58,112 @@ def exact_head_kernel(
     BFLOAT: tl.constexpr,
     BIAS: tl.constexpr,
     INTERPRET: tl.constexpr,
+    FLAG: tl.constexpr,
+    program=None,
 ):
-    """One KV head of one sequence (``program_id(0)``) and one split of its blocks; the last split is the tail."""
-    row = tl.program_id(0).to(tl.int64)
-    split = tl.program_id(1)
+    """One KV head of one sequence and one split of its blocks; the last split is the tail."""
+    kv, split, _batch = place_of(program)
+    row = kv.to(tl.int64)
     g = tl.arange(0, GP)
-    flagged = tl.load(flags + row * G + g, mask=g < G, other=0).to(tl.int32)
-    if tl.max(flagged, 0) == 0:
-        return
-    tokens = tl.load(lengths + row // H)
-    query, c = load_query(q, row * (G * D), sign, c2, G, GP, D, BFLOAT)
-    m = tl.full([GP], float("-inf"), tl.float32)
-    l = tl.zeros([GP], tl.float32)
-    o = ()
-    for _v in tl.static_range((D + VC - 1) // VC):
-        o = o + (tl.zeros([VC, GP], tl.float32),)  # noqa: RUF005
-    if split == splits:
-        if tokens % B > 0:
-            start = (row * 2 + 1) * (B * D)
-            _, m, l, o = exact_block(
-                resident_keys,
-                resident_values,
-                start,
-                tokens % B,
-                query,
-                c,
-                m,
-                l,
-                o,
-                G,
-                GP,
-                D,
-                VC,
-                B,
-                RP,
-                BFLOAT,
-                BIAS,
-                INTERPRET,
-            )
-    else:
-        blocks = (tokens // B).to(tl.int64)
-        first = (split * blocks // splits).to(tl.int32)
-        last = ((split + 1) * blocks // splits).to(tl.int32)
-        fetched = tl.full((), 0, tl.int32)
-        for block in range(first, last):
-            which = row * max_blocks + block
-            key_slot = tl.load(table + which * 2, mask=slots > 0, other=-1).to(tl.int64)
-            value_slot = tl.load(table + which * 2 + 1, mask=slots > 0, other=-1).to(tl.int64)
-            key_at = tl.where(key_slot >= 0, pool + key_slot * (B * D), keys + which * (B * D))
-            value_at = tl.where(value_slot >= 0, pool + value_slot * (B * D), values + which * (B * D))
-            fetched += tl.where(key_slot < 0, 1, 0) + tl.where(value_slot < 0, 1, 0)
-            _, m, l, o = exact_block(
-                key_at, value_at, 0, B, query, c, m, l, o, G, GP, D, VC, B, RP, BFLOAT, BIAS, INTERPRET
-            )
-        tl.atomic_add(moved + row // H, fetched.to(tl.int64) * block_bytes, mask=fetched > 0, sem="relaxed")
-    live = (g < G) & (flagged != 0)
-    store_state(part_m, part_l, part_o, row, split, splits + 1, live, m, l, o, G, GP, D, VC)
+    flagged = tl.load(flags + row * G + g, mask=g < G, other=0) == FLAG
+    if tl.max(flagged.to(tl.int32), 0) != 0:
+        tokens = tl.load(lengths + row // H)
+        query, c = load_query(q, row * (G * D), sign, c2, G, GP, D, BFLOAT)
+        m = tl.full([GP], float("-inf"), tl.float32)
+        l = tl.zeros([GP], tl.float32)
+        o = ()
+        for _v in tl.static_range((D + VC - 1) // VC):
+            o = o + (tl.zeros([VC, GP], tl.float32),)  # noqa: RUF005
+        if split == splits:
+            if tokens % B > 0:
+                start = (row * 2 + 1) * (B * D)
+                _, m, l, o = exact_block(
+                    resident_keys,
+                    resident_values,
+                    start,
+                    tokens % B,
+                    query,
+                    c,
+                    m,
+                    l,
+                    o,
+                    G,
+                    GP,
+                    D,
+                    VC,
+                    B,
+                    RP,
+                    BFLOAT,
+                    BIAS,
+                    INTERPRET,
+                )
+        else:
+            blocks = (tokens // B).to(tl.int64)
+            first = (split * blocks // splits).to(tl.int32)
+            last = ((split + 1) * blocks // splits).to(tl.int32)
+            fetched = tl.full((), 0, tl.int32)
+            for block in range(first, last):
+                which = row * max_blocks + block
+                key_slot = tl.load(table + which * 2, mask=slots > 0, other=-1).to(tl.int64)
+                value_slot = tl.load(table + which * 2 + 1, mask=slots > 0, other=-1).to(tl.int64)
+                key_at = tl.where(key_slot >= 0, pool + key_slot * (B * D), keys + which * (B * D))
+                value_at = tl.where(value_slot >= 0, pool + value_slot * (B * D), values + which * (B * D))
+                fetched += tl.where(key_slot < 0, 1, 0) + tl.where(value_slot < 0, 1, 0)
+                _, m, l, o = exact_block(
+                    key_at, value_at, 0, B, query, c, m, l, o, G, GP, D, VC, B, RP, BFLOAT, BIAS, INTERPRET
+                )
+            tl.atomic_add(moved + row // H, fetched.to(tl.int64) * block_bytes, mask=fetched > 0, sem="relaxed")
+        live = (g < G) & flagged
+        store_state(part_m, part_l, part_o, row, split, splits + 1, live, m, l, o, G, GP, D, VC)
+
+
+def work(
+    q: torch.Tensor,
+    coded: Coded,
+    resident: Resident,
+    originals: Originals,
+    scratch: Scratch,
+    moved: torch.Tensor,
+    scale: float,
+    out: Workspace,
+    flags: torch.Tensor,
+    flag: int = 1,
+) -> Work:
+    """Return what to launch, for heads whose flag is ``flag``; see `certkv.fast.exact_head.exact_head`."""
+    shape = Shape.of(q, coded)
+    return Work(
+        exact_head_kernel,
+        (q.shape[0] * shape.kv_heads, out.splits + 1, 1),
+        (
+            bits(q),
+            *signed_constant(scale),
+            bits(originals.keys),
+            bits(originals.values),
+            bits(scratch.pool),
+            scratch.table,
+            scratch.slots,
+            moved,
+            originals.host_block_bytes,
+            coded.lengths,
+            bits(resident.keys),
+            bits(resident.values),
+            flags,
+            out.part_m,
+            out.part_l,
+            out.part_o,
+            out.splits,
+            originals.keys.shape[2],
+        ),
+        {
+            "H": shape.kv_heads,
+            **shape.constants(),
+            "BFLOAT": originals.keys.dtype == torch.bfloat16,
+            "BIAS": BIAS,
+            "INTERPRET": triton.knobs.runtime.interpret,
+            "FLAG": flag,
+        },
+        {},
+    )
 
 
 def launch(
@@ -126,33 +177,4 @@ def launch(
     out: Workspace,
 ) -> None:
     """Launch the kernel; see `certkv.fast.exact_head.exact_head`."""
-    shape = Shape.of(q, coded)
-    bfloat16 = originals.keys.dtype == torch.bfloat16
-    exact_head_kernel[(q.shape[0] * shape.kv_heads, out.splits + 1)](
-        bits(q),
-        *signed_constant(scale),
-        bits(originals.keys),
-        bits(originals.values),
-        bits(scratch.pool),
-        scratch.table,
-        scratch.slots,
-        moved,
-        originals.host_block_bytes,
-        coded.lengths,
-        bits(resident.keys),
-        bits(resident.values),
-        out.flags,
-        out.part_m,
-        out.part_l,
-        out.part_o,
-        out.splits,
-        originals.keys.shape[2],
-        **shape.constants(),
-        H=shape.kv_heads,
-        BFLOAT=bfloat16,
-        BIAS=BIAS,
-        INTERPRET=triton.knobs.runtime.interpret,
-        num_warps=4,
-        num_stages=1,
-        enable_fp_fusion=False,
-    )
+    work(q, coded, resident, originals, scratch, moved, scale, out, out.flags).launch(4, num_stages=1)

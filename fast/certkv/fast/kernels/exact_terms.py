@@ -23,6 +23,7 @@ from certkv.fast.kernels.outward_fp32 import (
     load16,
     not_negative,
 )
+from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.outward_fp32 import above
 from certkv.fast.resident import Resident
 
@@ -66,54 +67,117 @@ def exact_terms_kernel(
     FIRST: tl.constexpr,
     N: tl.constexpr,
     BFLOAT: tl.constexpr,
+    FLAG: tl.constexpr,
+    program=None,
 ):
-    """Head ``program_id(0)`` of all sequences' heads."""
-    row = tl.program_id(0).to(tl.int64)
-    if tl.load(flags + row) == 0:
-        return
-    kv = row // G
-    sequence, head = kv // H, kv % H
-    tokens = tl.load(lengths + sequence)
-    blocks = tokens // B
-    lost = tl.zeros((N,), tl.int32)
-    sizes = tl.zeros((N,), tl.float32)
-    norms = tl.zeros((N,), tl.float32)
-    for start in range(0, blocks, N):
-        block = start + tl.arange(0, N)
-        inside = block < blocks
-        coded = inside & (block >= FIRST)
-        there = tl.load(present + kv * max_blocks + block, mask=inside, other=1)
-        lost = tl.maximum(lost, tl.where(there == 0, 1, 0))
-        page = tl.load(page_table + sequence * max_blocks + block, mask=coded, other=0).to(tl.int64)
-        norm = not_negative(load16(value_notes + (page * H + head) * 7 + 1, coded, True))
-        norms = tl.maximum(norms, tl.where(coded, norm, 0.0))
-        sizes = tl.maximum(sizes, known(tl.load(size + row * max_blocks + block, mask=coded, other=0.0)))
-    if tl.max(lost, 0) != 0:
-        tl.store(missing + sequence, 1)
-    channel = tl.arange(0, DP)
-    live = channel < D
-    token = tl.arange(0, BP)
-    query = tl.abs(load16(q + row * D + channel, live, BFLOAT))[None, :]
-    largest_size = tl.max(sizes, 0)
-    largest = tl.max(norms, 0)
-    for slot in range(0, 2):
-        count = tl.where(slot == 0, tl.where(blocks > 0, B * FIRST, 0), tokens % B)
-        if count > 0:
-            mask = (token < count)[:, None] & live[None, :]
-            keys = tl.abs(load16(resident_keys + ((kv * 2 + slot) * B + token[:, None]) * D + channel, mask, BFLOAT))
-            products = tl.where(mask, tl.maximum(keys, floor) * tl.maximum(query, floor), 0.0)
-            fits = (keys <= OPERAND) & (query <= OPERAND)
-            dots = tl.max(tl.sum(tl.where(fits, products, INFINITY), 1), 0)
-            largest_size = tl.maximum(largest_size, known(inflate(magnitude * dots)))
-            largest = tl.maximum(largest, tl.load(resident_norms + kv * 2 + slot))
-    c = tl.load(output + row * D + channel, mask=live, other=0.0)[None, :]
-    norm = tl.sum(distance_ub(c, 0.0, D), 0)
-    eps = tl.where(largest_size <= LARGEST, inflate(relative * largest_size + constant), INFINITY)
-    radius = largest + norm
-    accumulation = of_mean * largest + of_output * norm + absolute
-    theorem = over(inflate(known(expm1_ub(eps) * radius) + accumulation), exp_minus_lb(eps))
-    cast = (cast_relative * norm + cast_absolute) * FACTOR
-    tl.store(bound + row, known((tl.minimum(theorem, known(inflate(radius))) + cast) * FACTOR))
+    """Bound a head of all sequences' heads."""
+    row = place_of(program)[0].to(tl.int64)
+    if tl.load(flags + row) == FLAG:
+        kv = row // G
+        sequence, head = kv // H, kv % H
+        tokens = tl.load(lengths + sequence)
+        blocks = tokens // B
+        lost = tl.zeros((N,), tl.int32)
+        sizes = tl.zeros((N,), tl.float32)
+        norms = tl.zeros((N,), tl.float32)
+        for start in range(0, blocks, N):
+            block = start + tl.arange(0, N)
+            inside = block < blocks
+            coded = inside & (block >= FIRST)
+            there = tl.load(present + kv * max_blocks + block, mask=inside, other=1)
+            lost = tl.maximum(lost, tl.where(there == 0, 1, 0))
+            page = tl.load(page_table + sequence * max_blocks + block, mask=coded, other=0).to(tl.int64)
+            norm = not_negative(load16(value_notes + (page * H + head) * 7 + 1, coded, True))
+            norms = tl.maximum(norms, tl.where(coded, norm, 0.0))
+            sizes = tl.maximum(sizes, known(tl.load(size + row * max_blocks + block, mask=coded, other=0.0)))
+        if tl.max(lost, 0) != 0:
+            tl.store(missing + sequence, 1)
+        channel = tl.arange(0, DP)
+        live = channel < D
+        token = tl.arange(0, BP)
+        query = tl.abs(load16(q + row * D + channel, live, BFLOAT))[None, :]
+        largest_size = tl.max(sizes, 0)
+        largest = tl.max(norms, 0)
+        for slot in range(0, 2):
+            count = tl.where(slot == 0, tl.where(blocks > 0, B * FIRST, 0), tokens % B)
+            if count > 0:
+                mask = (token < count)[:, None] & live[None, :]
+                keys = tl.abs(
+                    load16(resident_keys + ((kv * 2 + slot) * B + token[:, None]) * D + channel, mask, BFLOAT)
+                )
+                products = tl.where(mask, tl.maximum(keys, floor) * tl.maximum(query, floor), 0.0)
+                fits = (keys <= OPERAND) & (query <= OPERAND)
+                dots = tl.max(tl.sum(tl.where(fits, products, INFINITY), 1), 0)
+                largest_size = tl.maximum(largest_size, known(inflate(magnitude * dots)))
+                largest = tl.maximum(largest, tl.load(resident_norms + kv * 2 + slot))
+        c = tl.load(output + row * D + channel, mask=live, other=0.0)[None, :]
+        norm = tl.sum(distance_ub(c, 0.0, D), 0)
+        eps = tl.where(largest_size <= LARGEST, inflate(relative * largest_size + constant), INFINITY)
+        radius = largest + norm
+        accumulation = of_mean * largest + of_output * norm + absolute
+        theorem = over(inflate(known(expm1_ub(eps) * radius) + accumulation), exp_minus_lb(eps))
+        cast = (cast_relative * norm + cast_absolute) * FACTOR
+        tl.store(bound + row, known((tl.minimum(theorem, known(inflate(radius))) + cast) * FACTOR))
+
+
+def work(
+    q: torch.Tensor,
+    coded: Coded,
+    resident: Resident,
+    present: torch.Tensor,
+    size: torch.Tensor,
+    scale: float,
+    charge: ScoreCharge,
+    charges: Charges,
+    flags: torch.Tensor,
+    output: torch.Tensor,
+    bound: torch.Tensor,
+    missing: torch.Tensor,
+    flag: int = 1,
+) -> Work:
+    """Return what to launch, for heads whose flag is ``flag``; arguments as those of the twin, contiguous."""
+    (batch, heads, head_dim), kv_heads = q.shape, coded.anchor.shape[1]
+    return Work(
+        exact_terms_kernel,
+        (batch * heads, 1, 1),
+        (
+            q.view(torch.int16),
+            resident.keys.view(torch.int16),
+            resident.norms,
+            present,
+            size,
+            coded.pool.value_notes.view(torch.int16),
+            coded.page_table,
+            coded.lengths,
+            flags,
+            output,
+            bound,
+            missing,
+            above(abs(scale)),
+            charges.floor,
+            charge.relative,
+            charge.constant,
+            above(charges.of_mean + charges.of_largest),
+            charges.of_output,
+            charges.absolute,
+            charges.cast_relative,
+            charges.cast_absolute,
+            present.shape[-1],
+        ),
+        {
+            "H": kv_heads,
+            "G": heads // kv_heads,
+            "B": coded.block,
+            "BP": triton.next_power_of_2(coded.block),
+            "D": head_dim,
+            "DP": triton.next_power_of_2(head_dim),
+            "FIRST": coded.first,
+            "N": BLOCKS,
+            "BFLOAT": q.dtype == torch.bfloat16,
+            "FLAG": flag,
+        },
+        {},
+    )
 
 
 def launch(
@@ -131,39 +195,5 @@ def launch(
     missing: torch.Tensor,
 ) -> None:
     """Launch the kernel; arguments as those of `certkv.fast.exact_terms.exact_terms_twin`, contiguous."""
-    (batch, heads, head_dim), kv_heads = q.shape, coded.anchor.shape[1]
-    exact_terms_kernel[(batch * heads,)](
-        q.view(torch.int16),
-        resident.keys.view(torch.int16),
-        resident.norms,
-        present,
-        size,
-        coded.pool.value_notes.view(torch.int16),
-        coded.page_table,
-        coded.lengths,
-        flags,
-        output,
-        bound,
-        missing,
-        above(abs(scale)),
-        charges.floor,
-        charge.relative,
-        charge.constant,
-        above(charges.of_mean + charges.of_largest),
-        charges.of_output,
-        charges.absolute,
-        charges.cast_relative,
-        charges.cast_absolute,
-        present.shape[-1],
-        H=kv_heads,
-        G=heads // kv_heads,
-        B=coded.block,
-        BP=triton.next_power_of_2(coded.block),
-        D=head_dim,
-        DP=triton.next_power_of_2(head_dim),
-        FIRST=coded.first,
-        N=BLOCKS,
-        BFLOAT=q.dtype == torch.bfloat16,
-        num_warps=4 if head_dim <= 128 else 8,
-        enable_fp_fusion=False,
-    )
+    made = work(q, coded, resident, present, size, scale, charge, charges, flags, output, bound, missing)
+    made.launch(4 if q.shape[-1] <= 128 else 8)

@@ -15,6 +15,7 @@ from certkv.fast.choose import EXACT_HEAD, REFINE, Choice
 from certkv.fast.coded import Coded
 from certkv.fast.finish import LARGEST_HALF, NOWHERE, Flags, Result
 from certkv.fast.kernels.outward_fp32 import INFINITY, known
+from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.totals import Totals
 
 BLOCKS = 1024
@@ -33,10 +34,19 @@ HALF = tl.constexpr(LARGEST_HALF)
 
 @triton.jit
 def begin_kernel(
-    levels, action, missing, dense, moved, max_blocks, HEADS: tl.constexpr, N: tl.constexpr, REOPEN: tl.constexpr
+    levels,
+    action,
+    missing,
+    dense,
+    moved,
+    max_blocks,
+    HEADS: tl.constexpr,
+    N: tl.constexpr,
+    REOPEN: tl.constexpr,
+    program=None,
 ):
-    """Forget the last run, for head ``program_id(0)`` of all sequences' heads."""
-    row = tl.program_id(0).to(tl.int64)
+    """Forget the last run, for a head of all sequences' heads."""
+    row = place_of(program)[0].to(tl.int64)
     for start in range(0, max_blocks, N):
         block = start + tl.arange(0, N)
         tl.store(levels + row * max_blocks + block, tl.zeros((N,), tl.uint8), mask=block < max_blocks)
@@ -109,9 +119,10 @@ def finish_kernel(
     LARGEST_BITS: tl.constexpr,
     SELECTED: tl.constexpr,
     OUT_BFLOAT: tl.constexpr,
+    program=None,
 ):
-    """Write what head ``program_id(0)`` of all sequences' heads returns."""
-    row = tl.program_id(0).to(tl.int64)
+    """Write what a head of all sequences' heads returns."""
+    row = place_of(program)[0].to(tl.int64)
     sequence = row // HEADS
     first = tl.full((N,), HEADS * D, tl.int32)
     damaged = tl.zeros((N,), tl.int32)
@@ -172,20 +183,80 @@ def finish_kernel(
     store_output(output_out + row * D + channel, c, live, OUT_BFLOAT)
 
 
+def work_begin(levels: torch.Tensor, choice: Choice, flags: Flags, moved: torch.Tensor, reopen: bool = True) -> Work:
+    """Return what to launch; see `certkv.fast.finish.begin_twin`."""
+    batch, heads, max_blocks = levels.shape
+    arguments = (levels, choice.action, flags.missing, flags.dense, moved, max_blocks)
+    constants = {"HEADS": heads, "N": BLOCKS, "REOPEN": reopen}
+    return Work(begin_kernel, (batch * heads, 1, 1), arguments, constants, {})
+
+
 def launch_begin(levels: torch.Tensor, choice: Choice, flags: Flags, moved: torch.Tensor, reopen: bool = True) -> None:
     """Launch; see `certkv.fast.finish.begin_twin`."""
-    batch, heads, max_blocks = levels.shape
-    begin_kernel[(batch * heads,)](
-        levels,
-        choice.action,
-        flags.missing,
-        flags.dense,
-        moved,
-        max_blocks,
-        HEADS=heads,
-        N=BLOCKS,
-        REOPEN=reopen,
-        num_warps=4,
+    work_begin(levels, choice, flags, moved, reopen).launch(4)
+
+
+def work(
+    q: torch.Tensor,
+    coded: Coded,
+    output: torch.Tensor,
+    lse: torch.Tensor,
+    exact_bound: torch.Tensor,
+    found: Totals,
+    levels: torch.Tensor,
+    selected: torch.Tensor | None,
+    choice: Choice,
+    flags: Flags,
+    block_bytes: int,
+    out: Result,
+) -> Work:
+    """Return what to launch; arguments as those of `certkv.fast.finish.finish_twin`, contiguous."""
+    (batch, heads, head_dim), made = q.shape, out.certificate
+    bfloat = out.output.dtype == torch.bfloat16
+    return Work(
+        finish_kernel,
+        (batch * heads, 1, 1),
+        (
+            q.view(torch.int16),
+            coded.lengths,
+            output,
+            lse,
+            exact_bound,
+            *found[:5],
+            levels,
+            choice.action if selected is None else selected,
+            choice.action,
+            flags.missing,
+            flags.dense,
+            flags.refused,
+            flags.refused_at,
+            block_bytes,
+            levels.shape[-1],
+            out.output.view(torch.int16) if bfloat else out.output,
+            out.lse,
+            made.bound,
+            made.key,
+            made.value,
+            made.arithmetic,
+            made.tolerance,
+            made.rung,
+            made.status,
+            made.promoted,
+            made.host_bytes,
+            out.position,
+        ),
+        {
+            "HEADS": heads,
+            "B": coded.block,
+            "D": head_dim,
+            "DP": triton.next_power_of_2(head_dim),
+            "FIRST": coded.first,
+            "N": BLOCKS,
+            "LARGEST_BITS": 0x7F7F if q.dtype == torch.bfloat16 else 0x7BFF,
+            "SELECTED": selected is not None,
+            "OUT_BFLOAT": bfloat,
+        },
+        {},
     )
 
 
@@ -204,45 +275,4 @@ def launch(
     out: Result,
 ) -> None:
     """Launch; arguments as those of `certkv.fast.finish.finish_twin`, contiguous."""
-    (batch, heads, head_dim), made = q.shape, out.certificate
-    bfloat = out.output.dtype == torch.bfloat16
-    finish_kernel[(batch * heads,)](
-        q.view(torch.int16),
-        coded.lengths,
-        output,
-        lse,
-        exact_bound,
-        *found[:5],
-        levels,
-        choice.action if selected is None else selected,
-        choice.action,
-        flags.missing,
-        flags.dense,
-        flags.refused,
-        flags.refused_at,
-        block_bytes,
-        levels.shape[-1],
-        out.output.view(torch.int16) if bfloat else out.output,
-        out.lse,
-        made.bound,
-        made.key,
-        made.value,
-        made.arithmetic,
-        made.tolerance,
-        made.rung,
-        made.status,
-        made.promoted,
-        made.host_bytes,
-        out.position,
-        HEADS=heads,
-        B=coded.block,
-        D=head_dim,
-        DP=triton.next_power_of_2(head_dim),
-        FIRST=coded.first,
-        N=BLOCKS,
-        LARGEST_BITS=0x7F7F if q.dtype == torch.bfloat16 else 0x7BFF,
-        SELECTED=selected is not None,
-        OUT_BFLOAT=bfloat,
-        num_warps=4,
-        enable_fp_fusion=False,
-    )
+    work(q, coded, output, lse, exact_bound, found, levels, selected, choice, flags, block_bytes, out).launch(4)

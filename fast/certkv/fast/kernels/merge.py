@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.workspace import Workspace
 
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
@@ -28,53 +29,67 @@ def merge_kernel(
     lse,
     flags,
     states,
-    FLAGGED: tl.constexpr,
+    FLAG: tl.constexpr,
     SP: tl.constexpr,
     D: tl.constexpr,
     C: tl.constexpr,
+    program=None,
 ):
-    """Merge one head (``program_id(0)``) and C channels (``program_id(1)``); leaves at once where it is not flagged."""
-    head = tl.program_id(0).to(tl.int64)
-    if FLAGGED and tl.load(flags + head) == 0:
-        return
-    s = tl.arange(0, SP)
-    channel = tl.program_id(1) * C + tl.arange(0, C)
-    at = head * states + s
-    m = tl.load(part_m + at, mask=s < states, other=float("-inf"))
-    top = tl.max(m, 0)
-    # without any token both are -inf
-    factor = tl.where(m > float("-inf"), tl.exp2(m - top), 0.0)
-    l = tl.sum(factor * tl.load(part_l + at, mask=s < states, other=0.0), 0)
-    inside = (s < states)[:, None] & (channel < D)[None, :]
-    o = tl.load(part_o + at[:, None] * D + channel[None, :], mask=inside, other=0.0)
-    o = tl.sum(factor[:, None] * o, 0)
-    tl.store(o_out + head * D + channel, o, mask=channel < D)
-    tl.store(output + head * D + channel, tl.div_rn(o, tl.broadcast_to(l, [C])), mask=channel < D)
-    if tl.program_id(1) == 0:
-        tl.store(m_out + head, top)
-        tl.store(l_out + head, l)
-        tl.store(lse + head, LN2 * (top + tl.log2(l)))
+    """Merge one head and C channels; leaves at once where its flag is not FLAG, if there are flags."""
+    row, part, _batch = place_of(program)
+    head = row.to(tl.int64)
+    wanted = True
+    if FLAG:
+        wanted = tl.load(flags + head) == FLAG
+    if wanted:
+        s = tl.arange(0, SP)
+        channel = part * C + tl.arange(0, C)
+        at = head * states + s
+        m = tl.load(part_m + at, mask=s < states, other=float("-inf"))
+        top = tl.max(m, 0)
+        # without any token both are -inf
+        factor = tl.where(m > float("-inf"), tl.exp2(m - top), 0.0)
+        l = tl.sum(factor * tl.load(part_l + at, mask=s < states, other=0.0), 0)
+        inside = (s < states)[:, None] & (channel < D)[None, :]
+        o = tl.load(part_o + at[:, None] * D + channel[None, :], mask=inside, other=0.0)
+        o = tl.sum(factor[:, None] * o, 0)
+        tl.store(o_out + head * D + channel, o, mask=channel < D)
+        tl.store(output + head * D + channel, tl.div_rn(o, tl.broadcast_to(l, [C])), mask=channel < D)
+        if part == 0:
+            tl.store(m_out + head, top)
+            tl.store(l_out + head, l)
+            tl.store(lse + head, LN2 * (top + tl.log2(l)))
+
+
+def work(out: Workspace, flags: torch.Tensor | None, flag: int = 1) -> Work:
+    """Return what to launch: for heads whose flag is ``flag``, or for all."""
+    batch, heads, splits, head_dim = out.part_o.shape
+    channels = 16 if head_dim <= 128 else 32
+    return Work(
+        merge_kernel,
+        (batch * heads, triton.cdiv(head_dim, channels), 1),
+        (
+            out.part_m,
+            out.part_l,
+            out.part_o,
+            out.m,
+            out.l,
+            out.o,
+            out.output,
+            out.lse,
+            out.flags if flags is None else flags,
+            splits,
+        ),
+        {
+            "FLAG": 0 if flags is None else flag,
+            "SP": triton.next_power_of_2(splits),
+            "D": head_dim,
+            "C": channels,
+        },
+        {},
+    )
 
 
 def launch(out: Workspace, flags: torch.Tensor | None) -> None:
     """Launch the kernel; see `certkv.fast.merge.merge`."""
-    batch, heads, splits, head_dim = out.part_o.shape
-    channels = 16 if head_dim <= 128 else 32
-    merge_kernel[(batch * heads, triton.cdiv(head_dim, channels))](
-        out.part_m,
-        out.part_l,
-        out.part_o,
-        out.m,
-        out.l,
-        out.o,
-        out.output,
-        out.lse,
-        out.flags if flags is None else flags,
-        splits,
-        FLAGGED=flags is not None,
-        SP=triton.next_power_of_2(splits),
-        D=head_dim,
-        C=channels,
-        num_warps=4,
-        enable_fp_fusion=False,
-    )
+    work(out, flags).launch(4)

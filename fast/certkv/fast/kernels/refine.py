@@ -3,7 +3,7 @@
     P'  =  fp16( 2^(c q.k - r) )            l  +=  f sum (P' - P)
     o  +=  f sum (P' - P) V_before + f sum P' (V_after - V_before)
 
-`refine_kernel`: KV head ``program_id(0)`` of all sequences', every SPLITS-th entry of its work list; all heads of the
+`refine_kernel`: a KV head of all sequences', every SPLITS-th entry of its work list; all heads of the
 group at once, so that an original is read once. `settle_kernel`: one head, joins what the programs summed. Originals
 are read from scratch where they are resident, else through the pointer they have, pinned or not; it is one kernel with
 scratch and without, so that both give the same bits. Everything is binary32, without fusion and without tensor cores:
@@ -22,6 +22,7 @@ from certkv.fast.choose import EXACT_HEAD, REFINE, Choice
 from certkv.fast.coded import Coded
 from certkv.fast.host import Originals
 from certkv.fast.kernels.outward_fp32 import known, load16
+from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.refine import KEPT, LARGEST, LARGEST_DELTA, SPLITS, Check, Corrections, State, bits_per_score
 
 if TYPE_CHECKING:
@@ -111,110 +112,112 @@ def refine_kernel(
     GROUP: tl.constexpr,
     S: tl.constexpr,
     BFLOAT: tl.constexpr,
+    program=None,
 ):
     """Correct what every S-th block of a KV head's list changes."""
-    kv = tl.program_id(0).to(tl.int64)
-    split = tl.program_id(1)
+    list_, split, _batch = place_of(program)
+    kv = list_.to(tl.int64)
     count = tl.load(counts + kv)
-    if split >= count:
-        return
-    sequence, head = kv // H, kv % H
-    g = tl.arange(0, GP)
-    row = kv * G + g
-    heads = g < G
-    token = tl.arange(0, BP)
-    there = token < B
-    both = heads[:, None] & there[None, :]
-    channel = tl.arange(0, C)
-    m = tl.load(maxima + row, mask=heads, other=0.0)
-    sum_l = tl.zeros((GP,), tl.float32)
-    fetched = tl.full((), 0, tl.int32)
-    sum_o = ()
-    for _ in tl.static_range((D + C - 1) // C):
-        # Triton adds tuples, it does not unpack them
-        sum_o = sum_o + (tl.zeros((GP, C), tl.float32),)  # type: ignore[assignment]  # noqa: RUF005
-    for item in range(split, count, S):
-        block = tl.load(work + kv * max_blocks + item)
-        if tl.load(present + kv * max_blocks + block) == 0:
-            tl.store(missing + sequence, 1)
-        else:
-            at = row * max_blocks + block
-            mine = tl.load(chosen + at, mask=heads, other=0).to(tl.int32)
-            level = tl.load(levels + at, mask=heads, other=0).to(tl.int32)
-            new_keys, new_values = (mine & 1) != 0, ((mine & 2) != 0) & ((level & 2) == 0)
-            was = (level & 2) != 0
-            ref = tl.load(reference + at, mask=heads, other=0.0)
-            which = kv * max_blocks + block
-            key_slot = tl.load(table + which * 2, mask=slots > 0, other=-1).to(tl.int64)
-            value_slot = tl.load(table + which * 2 + 1, mask=slots > 0, other=-1).to(tl.int64)
-            key_at = tl.where(key_slot >= 0, pool + key_slot * (B * D), keys + which * (B * D))
-            value_at = tl.where(value_slot >= 0, pool + value_slot * (B * D), values + which * (B * D))
-            p = tl.load(weights + at[:, None] * B + token[None, :], mask=both, other=0.0)
-            p_new = p
-            page = tl.load(page_table + sequence * max_blocks + block).to(tl.int64)
-            place = page * H + head
-            scored, read_values = needed(mine, level)
-            wanted = tl.max(read_values.to(tl.int32), 0) != 0
-            fetched += tl.where(wanted & (value_slot < 0), 1, 0)
-            if tl.max(scored.to(tl.int32), 0) != 0:
-                fetched += tl.where(key_slot < 0, 1, 0)
-                x = tl.zeros((GP, BP), tl.float32)
-                coded_x = tl.zeros((GP, BP), tl.float32)
-                for first in range(0, D, C):
-                    inside = first + channel < D
-                    query = load16(
-                        q + row[:, None] * D + first + channel[None, :], heads[:, None] & inside[None, :], BFLOAT
+    if split < count:
+        sequence, head = kv // H, kv % H
+        g = tl.arange(0, GP)
+        row = kv * G + g
+        heads = g < G
+        token = tl.arange(0, BP)
+        there = token < B
+        both = heads[:, None] & there[None, :]
+        channel = tl.arange(0, C)
+        m = tl.load(maxima + row, mask=heads, other=0.0)
+        sum_l = tl.zeros((GP,), tl.float32)
+        fetched = tl.full((), 0, tl.int32)
+        sum_o = ()
+        for _ in tl.static_range((D + C - 1) // C):
+            # Triton adds tuples, it does not unpack them
+            sum_o = sum_o + (tl.zeros((GP, C), tl.float32),)  # type: ignore[assignment]  # noqa: RUF005
+        for item in range(split, count, S):
+            block = tl.load(work + kv * max_blocks + item)
+            if tl.load(present + kv * max_blocks + block) == 0:
+                tl.store(missing + sequence, 1)
+            else:
+                at = row * max_blocks + block
+                mine = tl.load(chosen + at, mask=heads, other=0).to(tl.int32)
+                level = tl.load(levels + at, mask=heads, other=0).to(tl.int32)
+                new_keys, new_values = (mine & 1) != 0, ((mine & 2) != 0) & ((level & 2) == 0)
+                was = (level & 2) != 0
+                ref = tl.load(reference + at, mask=heads, other=0.0)
+                which = kv * max_blocks + block
+                key_slot = tl.load(table + which * 2, mask=slots > 0, other=-1).to(tl.int64)
+                value_slot = tl.load(table + which * 2 + 1, mask=slots > 0, other=-1).to(tl.int64)
+                key_at = tl.where(key_slot >= 0, pool + key_slot * (B * D), keys + which * (B * D))
+                value_at = tl.where(value_slot >= 0, pool + value_slot * (B * D), values + which * (B * D))
+                p = tl.load(weights + at[:, None] * B + token[None, :], mask=both, other=0.0)
+                p_new = p
+                page = tl.load(page_table + sequence * max_blocks + block).to(tl.int64)
+                place = page * H + head
+                scored, read_values = needed(mine, level)
+                wanted = tl.max(read_values.to(tl.int32), 0) != 0
+                fetched += tl.where(wanted & (value_slot < 0), 1, 0)
+                if tl.max(scored.to(tl.int32), 0) != 0:
+                    fetched += tl.where(key_slot < 0, 1, 0)
+                    x = tl.zeros((GP, BP), tl.float32)
+                    coded_x = tl.zeros((GP, BP), tl.float32)
+                    for first in range(0, D, C):
+                        inside = first + channel < D
+                        query = load16(
+                            q + row[:, None] * D + first + channel[None, :], heads[:, None] & inside[None, :], BFLOAT
+                        )
+                        key = load16(
+                            key_at + token[:, None] * D + first + channel[None, :],
+                            there[:, None] & inside[None, :],
+                            BFLOAT,
+                        )
+                        mask = there[:, None] & inside[None, :]
+                        coded_key = coded_values(
+                            key_codes, key_step, key_minimum, place, token, first + channel, mask, B, B, D, 0, BFLOAT
+                        )
+                        x += tl.sum(query[:, None, :] * key[None, :, :], 2)
+                        coded_x += tl.sum(query[:, None, :] * tl.where(mask, coded_key, 0.0)[None, :, :], 2)
+                    after = tl.exp2(x * c - ref[:, None]).to(tl.float16)
+                    p_new = tl.where(new_keys[:, None] & there[None, :], after, p)
+                    error = tl.load(delta + at, mask=heads, other=0.0)
+                    far = new_keys & ~(error <= FAR)
+                    allowed = error + guard + relative * tl.load(size + at, mask=heads, other=0.0)
+                    apart = tl.abs(x - coded_x) * to_nats
+                    wrong = ~(apart <= allowed[:, None]) & scored[:, None] & there[None, :]
+                    if tl.max(tl.max(wrong.to(tl.int32), 1), 0) != 0:
+                        tl.store(dense + sequence, 1)
+                    # a sum that is no number sends its head to rung 3
+                    sum_l += tl.where(far, float("nan"), 0.0)
+                factor = tl.where((mine & 3) != 0, tl.exp2(ref - m), 0.0)
+                dp = p_new.to(tl.float32) - p.to(tl.float32)
+                fresh = tl.where(new_values[:, None], p_new.to(tl.float32), 0.0)
+                sum_l += factor * tl.sum(dp, 1)
+                joined = ()
+                for part in tl.static_range((D + C - 1) // C):
+                    here = part * C + channel
+                    mask = there[:, None] & (here < D)[None, :]
+                    coded = coded_values(
+                        value_codes, value_step, value_minimum, place, token, here, mask, R, B, D, GROUP, BFLOAT
                     )
-                    key = load16(
-                        key_at + token[:, None] * D + first + channel[None, :],
-                        there[:, None] & inside[None, :],
-                        BFLOAT,
+                    coded = tl.where(mask, coded, 0.0)
+                    exact = load16(value_at + token[:, None] * D + here[None, :], mask & wanted, BFLOAT)
+                    before = tl.where(was[:, None, None], exact[None, :, :], coded[None, :, :])
+                    change = tl.sum(dp[:, :, None] * before, 1) + tl.sum(
+                        fresh[:, :, None] * (exact - coded)[None, :, :], 1
                     )
-                    mask = there[:, None] & inside[None, :]
-                    coded_key = coded_values(
-                        key_codes, key_step, key_minimum, place, token, first + channel, mask, B, B, D, 0, BFLOAT
-                    )
-                    x += tl.sum(query[:, None, :] * key[None, :, :], 2)
-                    coded_x += tl.sum(query[:, None, :] * tl.where(mask, coded_key, 0.0)[None, :, :], 2)
-                after = tl.exp2(x * c - ref[:, None]).to(tl.float16)
-                p_new = tl.where(new_keys[:, None] & there[None, :], after, p)
-                error = tl.load(delta + at, mask=heads, other=0.0)
-                far = new_keys & ~(error <= FAR)
-                allowed = error + guard + relative * tl.load(size + at, mask=heads, other=0.0)
-                apart = tl.abs(x - coded_x) * to_nats
-                wrong = ~(apart <= allowed[:, None]) & scored[:, None] & there[None, :]
-                if tl.max(tl.max(wrong.to(tl.int32), 1), 0) != 0:
-                    tl.store(dense + sequence, 1)
-                # a sum that is no number sends its head to rung 3
-                sum_l += tl.where(far, float("nan"), 0.0)
-            factor = tl.where((mine & 3) != 0, tl.exp2(ref - m), 0.0)
-            dp = p_new.to(tl.float32) - p.to(tl.float32)
-            fresh = tl.where(new_values[:, None], p_new.to(tl.float32), 0.0)
-            sum_l += factor * tl.sum(dp, 1)
-            joined = ()
-            for part in tl.static_range((D + C - 1) // C):
-                here = part * C + channel
-                mask = there[:, None] & (here < D)[None, :]
-                coded = coded_values(
-                    value_codes, value_step, value_minimum, place, token, here, mask, R, B, D, GROUP, BFLOAT
-                )
-                coded = tl.where(mask, coded, 0.0)
-                exact = load16(value_at + token[:, None] * D + here[None, :], mask & wanted, BFLOAT)
-                before = tl.where(was[:, None, None], exact[None, :, :], coded[None, :, :])
-                change = tl.sum(dp[:, :, None] * before, 1) + tl.sum(fresh[:, :, None] * (exact - coded)[None, :, :], 1)
-                joined = joined + (sum_o[part] + factor[:, None] * change,)  # type: ignore[assignment]  # noqa: RUF005
-            sum_o = joined
-            tl.store(weights + at[:, None] * B + token[None, :], p_new, mask=both & ((mine & 3) != 0)[:, None])
-            tl.store(levels + at, (level | (mine & 3)).to(tl.uint8), mask=heads & ((mine & 3) != 0))
-    tl.atomic_add(moved + sequence, fetched.to(tl.int64) * block_bytes, mask=fetched > 0, sem="relaxed")
-    to = row * S + split
-    tl.store(change_l + to, sum_l, mask=heads)
-    for part in tl.static_range((D + C - 1) // C):
-        here = part * C + channel
-        tl.store(change_o + to[:, None] * D + here[None, :], sum_o[part], mask=heads[:, None] & (here < D)[None, :])
+                    joined = joined + (sum_o[part] + factor[:, None] * change,)  # type: ignore[assignment]  # noqa: RUF005
+                sum_o = joined
+                tl.store(weights + at[:, None] * B + token[None, :], p_new, mask=both & ((mine & 3) != 0)[:, None])
+                tl.store(levels + at, (level | (mine & 3)).to(tl.uint8), mask=heads & ((mine & 3) != 0))
+        tl.atomic_add(moved + sequence, fetched.to(tl.int64) * block_bytes, mask=fetched > 0, sem="relaxed")
+        to = row * S + split
+        tl.store(change_l + to, sum_l, mask=heads)
+        for part in tl.static_range((D + C - 1) // C):
+            here = part * C + channel
+            tl.store(change_o + to[:, None] * D + here[None, :], sum_o[part], mask=heads[:, None] & (here < D)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["initial"])
 def settle_kernel(
     counts,
     change_l,
@@ -229,57 +232,168 @@ def settle_kernel(
     lse,
     partial,
     entries,
-    INITIAL: tl.constexpr,
     E: tl.constexpr,
     G: tl.constexpr,
     D: tl.constexpr,
     DP: tl.constexpr,
     S: tl.constexpr,
+    initial,
+    program=None,
 ):
-    """Join the corrections of head ``program_id(0)`` of all sequences' heads."""
-    row = tl.program_id(0).to(tl.int64)
+    """Join the corrections of a head of all sequences' heads."""
+    row = place_of(program)[0].to(tl.int64)
     count = tl.load(counts + row // G)
-    if (tl.load(action + row) != REFINED) | (count == 0):
-        return
-    split = tl.arange(0, S)
-    some = split < count
-    channel = tl.arange(0, DP)
-    live = channel < D
-    l_old = tl.load(denominators + row)
-    if INITIAL:
-        entry = tl.arange(0, E)
-        sizes = tl.load(partial + (row * entries + entry) * 8 + SIZE, mask=entry < entries, other=0.0)
-        tl.store(largest + row, tl.max(known(sizes), 0))
-        tl.store(firsts + row, l_old)
+    if (tl.load(action + row) == REFINED) & (count > 0):
+        split = tl.arange(0, S)
+        some = split < count
+        channel = tl.arange(0, DP)
+        live = channel < D
+        l_old = tl.load(denominators + row)
         l_first = l_old
-    else:
-        l_first = tl.load(firsts + row)
-    l_new = l_old + tl.sum(tl.load(change_l + row * S + split, mask=some, other=0.0), 0)
-    at = change_o + (row * S + split)[:, None] * D + channel[None, :]
-    change = tl.sum(tl.load(at, mask=some[:, None] & live[None, :], other=0.0), 0)
-    o = tl.load(sums + row * D + channel, mask=live, other=0.0) + change
-    finite = tl.min((tl.abs(o) < float("inf")).to(tl.int32), 0) != 0
-    if finite & (l_new >= LEFT * l_first) & (l_new < float("inf")):
-        tl.store(lse + row, LN2 * (tl.load(maxima + row) + tl.log2(l_new)))
-    else:
-        tl.store(action + row, GIVEN_UP)
-    tl.store(denominators + row, l_new)
-    tl.store(sums + row * D + channel, o, mask=live)
-    tl.store(output + row * D + channel, tl.div_rn(o, l_new + tl.zeros_like(o)), mask=live)
+        if initial != 0:
+            entry = tl.arange(0, E)
+            sizes = tl.load(partial + (row * entries + entry) * 8 + SIZE, mask=entry < entries, other=0.0)
+            tl.store(largest + row, tl.max(known(sizes), 0))
+            tl.store(firsts + row, l_old)
+        else:
+            l_first = tl.load(firsts + row)
+        l_new = l_old + tl.sum(tl.load(change_l + row * S + split, mask=some, other=0.0), 0)
+        at = change_o + (row * S + split)[:, None] * D + channel[None, :]
+        change = tl.sum(tl.load(at, mask=some[:, None] & live[None, :], other=0.0), 0)
+        o = tl.load(sums + row * D + channel, mask=live, other=0.0) + change
+        finite = tl.min((tl.abs(o) < float("inf")).to(tl.int32), 0) != 0
+        if finite & (l_new >= LEFT * l_first) & (l_new < float("inf")):
+            tl.store(lse + row, LN2 * (tl.load(maxima + row) + tl.log2(l_new)))
+        else:
+            tl.store(action + row, GIVEN_UP)
+        tl.store(denominators + row, l_new)
+        tl.store(sums + row * D + channel, o, mask=live)
+        tl.store(output + row * D + channel, tl.div_rn(o, l_new + tl.zeros_like(o)), mask=live)
 
 
 @triton.jit
-def keep_largest_kernel(partial, largest, action, entries):
-    """Raise the last entry's largest size, for head ``program_id(0)`` of all sequences' heads."""
-    row = tl.program_id(0).to(tl.int64)
+def keep_largest_kernel(partial, largest, action, entries, program=None):
+    """Raise the last entry's largest size, for a head of all sequences' heads."""
+    row = place_of(program)[0].to(tl.int64)
     if tl.load(action + row) == REFINED:
         at = partial + (row * entries + entries - 1) * 8 + SIZE
         tl.store(at, tl.maximum(known(tl.load(at)), tl.load(largest + row)))
 
 
+def work_keep_largest(partial: torch.Tensor, state: State, action: torch.Tensor) -> Work:
+    """Return what to launch; arguments as those of `certkv.fast.refine.keep_largest_twin`."""
+    arguments = (partial, state.largest, action, partial.shape[2])
+    return Work(keep_largest_kernel, (action.numel(), 1, 1), arguments, {}, {})
+
+
 def launch_keep_largest(partial: torch.Tensor, state: State, action: torch.Tensor) -> None:
     """Launch; arguments as those of `certkv.fast.refine.keep_largest_twin`."""
-    keep_largest_kernel[(action.numel(),)](partial, state.largest, action, partial.shape[2], num_warps=1)
+    work_keep_largest(partial, state, action).launch(1)
+
+
+def work_refine(
+    q: torch.Tensor,
+    scale: float,
+    coded: Coded,
+    originals: Originals,
+    scratch: Scratch,
+    delta: torch.Tensor,
+    choice: Choice,
+    state: State,
+    missing: torch.Tensor,
+    moved: torch.Tensor,
+    check: Check,
+    sums: Corrections,
+) -> Work:
+    """Return what to launch to read and to correct."""
+    pool, (batch, heads, head_dim) = coded.pool, q.shape
+    kv_heads, group = coded.anchor.shape[1], heads // coded.anchor.shape[1]
+    return Work(
+        refine_kernel,
+        (batch * kv_heads, SPLITS, 1),
+        (
+            q.view(torch.int16),
+            bits_per_score(scale),
+            abs(scale),
+            check.guard,
+            check.relative,
+            originals.keys.view(torch.int16),
+            originals.values.view(torch.int16),
+            originals.present,
+            scratch.pool.view(torch.int16),
+            scratch.table,
+            scratch.slots,
+            pool.key_codes,
+            pool.key_step.view(torch.int16),
+            pool.key_minimum.view(torch.int16),
+            pool.value_codes,
+            pool.value_step.view(torch.int16),
+            pool.value_minimum.view(torch.int16),
+            coded.page_table,
+            delta,
+            check.size,
+            check.dense,
+            choice.chosen,
+            choice.work,
+            choice.counts,
+            state.weights,
+            state.reference,
+            state.levels,
+            state.m,
+            missing,
+            moved,
+            originals.host_block_bytes,
+            sums.l,
+            sums.o,
+            coded.page_table.shape[1],
+        ),
+        {
+            "H": kv_heads,
+            "G": group,
+            "GP": triton.next_power_of_2(group),
+            "B": coded.block,
+            "BP": triton.next_power_of_2(coded.block),
+            "R": pool.value_codes.shape[2],
+            "D": head_dim,
+            "C": CHANNELS,
+            "GROUP": coded.value_group,
+            "S": SPLITS,
+            "BFLOAT": pool.value_step.dtype == torch.bfloat16,
+        },
+        {},
+    )
+
+
+def work_settle(choice: Choice, state: State, sums: Corrections, partial: torch.Tensor, initial: bool) -> Work:
+    """Return what to launch to join what was summed; ``partial`` is read in the first round only."""
+    heads, head_dim = state.o.shape[1:]
+    return Work(
+        settle_kernel,
+        (choice.action.numel(), 1, 1),
+        (
+            choice.counts,
+            sums.l,
+            sums.o,
+            choice.action,
+            state.m,
+            state.l,
+            state.first,
+            state.largest,
+            state.o,
+            state.output,
+            state.lse,
+            partial,
+            partial.shape[2] if initial else 1,
+        ),
+        {
+            "E": triton.next_power_of_2(partial.shape[2]) if initial else 1,
+            "G": heads // choice.work.shape[1],
+            "D": head_dim,
+            "DP": triton.next_power_of_2(head_dim),
+            "S": SPLITS,
+        },
+        {"initial": int(initial)},
+    )
 
 
 def launch(
@@ -298,79 +412,7 @@ def launch(
     before: torch.Tensor | None,
 ) -> None:
     """Launch the kernels; arguments as those of `certkv.fast.refine.refine_twin`, contiguous."""
-    pool, (batch, heads, head_dim) = coded.pool, q.shape
-    kv_heads, max_blocks = coded.anchor.shape[1], coded.page_table.shape[1]
-    bfloat = pool.value_step.dtype == torch.bfloat16
-    group = heads // kv_heads
-    refine_kernel[(batch * kv_heads, SPLITS)](
-        q.view(torch.int16),
-        bits_per_score(scale),
-        abs(scale),
-        check.guard,
-        check.relative,
-        originals.keys.view(torch.int16),
-        originals.values.view(torch.int16),
-        originals.present,
-        scratch.pool.view(torch.int16),
-        scratch.table,
-        scratch.slots,
-        pool.key_codes,
-        pool.key_step.view(torch.int16),
-        pool.key_minimum.view(torch.int16),
-        pool.value_codes,
-        pool.value_step.view(torch.int16),
-        pool.value_minimum.view(torch.int16),
-        coded.page_table,
-        delta,
-        check.size,
-        check.dense,
-        choice.chosen,
-        choice.work,
-        choice.counts,
-        state.weights,
-        state.reference,
-        state.levels,
-        state.m,
-        missing,
-        moved,
-        originals.host_block_bytes,
-        work.l,
-        work.o,
-        max_blocks,
-        H=kv_heads,
-        G=group,
-        GP=triton.next_power_of_2(group),
-        B=coded.block,
-        BP=triton.next_power_of_2(coded.block),
-        R=pool.value_codes.shape[2],
-        D=head_dim,
-        C=CHANNELS,
-        GROUP=coded.value_group,
-        S=SPLITS,
-        BFLOAT=bfloat,
-        num_warps=4 if group <= 4 else 8,
-        enable_fp_fusion=False,
-    )
-    settle_kernel[(batch * heads,)](
-        choice.counts,
-        work.l,
-        work.o,
-        choice.action,
-        state.m,
-        state.l,
-        state.first,
-        state.largest,
-        state.o,
-        state.output,
-        state.lse,
-        state.first if before is None else before,
-        1 if before is None else before.shape[2],
-        INITIAL=before is not None,
-        E=1 if before is None else triton.next_power_of_2(before.shape[2]),
-        G=group,
-        D=head_dim,
-        DP=triton.next_power_of_2(head_dim),
-        S=SPLITS,
-        num_warps=4,
-        enable_fp_fusion=False,
-    )
+    made = work_refine(q, scale, coded, originals, scratch, delta, choice, state, missing, moved, check, work)
+    made.launch(4 if q.shape[1] // coded.anchor.shape[1] <= 4 else 8)
+    partial = work.l if before is None else before
+    work_settle(choice, state, work, partial, before is not None).launch(4)

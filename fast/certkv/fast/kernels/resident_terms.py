@@ -28,6 +28,7 @@ from certkv.fast.kernels.outward_fp32 import (
     not_negative,
 )
 from certkv.fast.kernels.spectral import mass_lb, share_factor
+from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.outward_fp32 import above
 from certkv.fast.resident_terms import ResidentPass
 
@@ -51,12 +52,6 @@ def resident_terms_kernel(
     partial,
     scale,
     floor,
-    relative,
-    constant,
-    share_up,
-    share_lost,
-    mass_down,
-    mass_lost,
     entries,
     H: tl.constexpr,
     G: tl.constexpr,
@@ -66,9 +61,12 @@ def resident_terms_kernel(
     DP: tl.constexpr,
     FIRST: tl.constexpr,
     BFLOAT: tl.constexpr,
+    charges,
+    program=None,
 ):
-    """Slot ``program_id(0)`` of KV head ``program_id(1)`` of sequence ``program_id(2)``."""
-    slot, head, sequence = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    """Bound a slot of a KV head of a sequence."""
+    slot, head, sequence = place_of(program)
+    relative, constant, share_up, share_lost, mass_down, mass_lost = charges
     kv = sequence * H + head
     length = tl.load(lengths + sequence)
     pinned = tl.where(length >= B, B * FIRST, 0)
@@ -118,6 +116,56 @@ def resident_terms_kernel(
             tl.store(entry + 7, tl.where(empty, 0.0, tl.max(distance)))
 
 
+def work(
+    seen: ResidentPass,
+    coded: Coded,
+    scale: float,
+    charges: Charges,
+    mass: torch.Tensor,
+    out: Terms,
+    active: torch.Tensor,
+) -> Work:
+    """Return what to launch; arguments as those of the twin, contiguous; queries are of the originals' type."""
+    (batch, heads, head_dim), kv_heads = seen.output.shape, coded.anchor.shape[1]
+    return Work(
+        resident_terms_kernel,
+        (2, kv_heads, batch),
+        (
+            seen.q.view(torch.int16),
+            seen.keys.view(torch.int16),
+            seen.values.view(torch.int16),
+            *seen[3:],
+            coded.lengths,
+            active,
+            mass,
+            out.partial,
+            above(abs(scale)),
+            charges.floor,
+            out.partial.shape[2],
+        ),
+        {
+            "H": kv_heads,
+            "G": heads // kv_heads,
+            "B": coded.block,
+            "BP": triton.next_power_of_2(coded.block),
+            "D": head_dim,
+            "DP": triton.next_power_of_2(head_dim),
+            "FIRST": coded.first,
+            "BFLOAT": seen.keys.dtype == torch.bfloat16,
+        },
+        {
+            "charges": (
+                charges.resident.relative,
+                charges.resident.constant,
+                charges.share_up,
+                charges.share_lost,
+                charges.mass_down,
+                charges.mass_lost,
+            )
+        },
+    )
+
+
 def resident_terms(
     seen: ResidentPass,
     coded: Coded,
@@ -127,34 +175,5 @@ def resident_terms(
     out: Terms,
     active: torch.Tensor,
 ) -> None:
-    """Launch; arguments as those of the twin, contiguous; queries are of the originals' type."""
-    (batch, heads, head_dim), kv_heads = seen.output.shape, coded.anchor.shape[1]
-    resident_terms_kernel[(2, kv_heads, batch)](
-        seen.q.view(torch.int16),
-        seen.keys.view(torch.int16),
-        seen.values.view(torch.int16),
-        *seen[3:],
-        coded.lengths,
-        active,
-        mass,
-        out.partial,
-        above(abs(scale)),
-        charges.floor,
-        charges.resident.relative,
-        charges.resident.constant,
-        charges.share_up,
-        charges.share_lost,
-        charges.mass_down,
-        charges.mass_lost,
-        out.partial.shape[2],
-        H=kv_heads,
-        G=heads // kv_heads,
-        B=coded.block,
-        BP=triton.next_power_of_2(coded.block),
-        D=head_dim,
-        DP=triton.next_power_of_2(head_dim),
-        FIRST=coded.first,
-        BFLOAT=seen.keys.dtype == torch.bfloat16,
-        num_warps=4,
-        enable_fp_fusion=False,
-    )
+    """Launch; arguments as those of the twin, contiguous."""
+    work(seen, coded, scale, charges, mass, out, active).launch(4)

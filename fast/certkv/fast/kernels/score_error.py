@@ -15,6 +15,7 @@ import triton.language as tl
 from certkv.fast.charges import LARGEST_OPERAND
 from certkv.fast.coded import Coded
 from certkv.fast.kernels.outward_fp32 import INFINITY, LOST, inflate, known, load16, not_negative, root_of_squares
+from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.outward_fp32 import above
 from certkv.fast.score_error import ScoreErrors
 
@@ -49,10 +50,11 @@ def score_error_kernel(
     N: tl.constexpr,
     BFLOAT: tl.constexpr,
     QUERY: tl.constexpr,
+    program=None,
 ):
-    """Blocks ``N program_id(0) ...`` of KV head ``program_id(1)`` of sequence ``program_id(2)``."""
-    head, sequence = tl.program_id(1), tl.program_id(2)
-    block = tl.program_id(0) * N + tl.arange(0, N)
+    """N blocks of a KV head of a sequence."""
+    chunk, head, sequence = place_of(program)
+    block = chunk * N + tl.arange(0, N)
     inside = block < max_blocks
     valid = inside & (block >= FIRST) & (block < tl.load(lengths + sequence) // B)
     page = tl.load(page_table + sequence * max_blocks + block, mask=valid, other=0).to(tl.int64)
@@ -91,32 +93,42 @@ def score_error_kernel(
         tl.store(size + to, tl.where(valid, inflate(total), INFINITY), mask=inside)
 
 
-def score_error(q: torch.Tensor, coded: Coded, scale: float, floor: float, out: ScoreErrors, lost: float = 0.0) -> None:
-    """Launch; arguments as those of the twin, contiguous."""
+def work(q: torch.Tensor, coded: Coded, scale: float, floor: float, out: ScoreErrors, lost: float = 0.0) -> Work:
+    """Return what to launch; arguments as those of the twin, contiguous."""
     pool, (batch, heads, head_dim) = coded.pool, q.shape
     kv_heads, max_blocks = coded.anchor.shape[1], coded.page_table.shape[1]
     query = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}[q.dtype]
-    score_error_kernel[(triton.cdiv(max_blocks, BLOCKS), kv_heads, batch)](
-        q if query == 2 else q.view(torch.int16),
-        pool.key_step.view(torch.int16),
-        pool.key_minimum.view(torch.int16),
-        pool.key_notes.view(torch.int16),
-        coded.page_table,
-        coded.lengths,
-        *out,
-        above(abs(scale)),
-        floor,
-        lost,
-        max_blocks,
-        H=kv_heads,
-        G=heads // kv_heads,
-        B=coded.block,
-        D=head_dim,
-        DP=triton.next_power_of_2(head_dim),
-        FIRST=coded.first,
-        N=BLOCKS,
-        BFLOAT=pool.key_step.dtype == torch.bfloat16,
-        QUERY=query,
-        num_warps=4,
-        enable_fp_fusion=False,
+    return Work(
+        score_error_kernel,
+        (triton.cdiv(max_blocks, BLOCKS), kv_heads, batch),
+        (
+            q if query == 2 else q.view(torch.int16),
+            pool.key_step.view(torch.int16),
+            pool.key_minimum.view(torch.int16),
+            pool.key_notes.view(torch.int16),
+            coded.page_table,
+            coded.lengths,
+            *out,
+            above(abs(scale)),
+            floor,
+            lost,
+            max_blocks,
+        ),
+        {
+            "H": kv_heads,
+            "G": heads // kv_heads,
+            "B": coded.block,
+            "D": head_dim,
+            "DP": triton.next_power_of_2(head_dim),
+            "FIRST": coded.first,
+            "N": BLOCKS,
+            "BFLOAT": pool.key_step.dtype == torch.bfloat16,
+            "QUERY": query,
+        },
+        {},
     )
+
+
+def score_error(q: torch.Tensor, coded: Coded, scale: float, floor: float, out: ScoreErrors, lost: float = 0.0) -> None:
+    """Launch; arguments as those of the twin, contiguous."""
+    work(q, coded, scale, floor, out, lost).launch(4)

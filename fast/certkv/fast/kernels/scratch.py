@@ -16,6 +16,7 @@ import triton.language as tl
 from certkv.fast.choose import Choice
 from certkv.fast.host import Originals
 from certkv.fast.kernels.refine import needed
+from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.scratch import Scratch, tile
 
 PIECE = 2048
@@ -28,7 +29,7 @@ SLOTS_AT_ONCE = 1024
 """Slots that are looked at together."""
 
 
-@triton.jit(do_not_specialize=["slots", "lists", "max_blocks"])
+@triton.jit(do_not_specialize=["slots", "lists", "max_blocks", "first_round"])
 def reserve_kernel(
     work,
     counts,
@@ -43,14 +44,14 @@ def reserve_kernel(
     slots,
     lists,
     max_blocks,
-    FIRST: tl.constexpr,
     G: tl.constexpr,
     LISTS: tl.constexpr,
     RANKS: tl.constexpr,
     N: tl.constexpr,
+    first_round,
 ):
     """Mark what is resident; find slots for what is not, from the hand on."""
-    now = tl.load(marks + 1) + FIRST
+    now = tl.load(marks + 1) + first_round
     hand = tl.load(marks)
     place = tl.arange(0, 2 * LISTS * RANKS)
     side = place % 2
@@ -122,11 +123,12 @@ def fill_kernel(
     SIZE: tl.constexpr,
     PIECE: tl.constexpr,
     PROGRAMS: tl.constexpr,
+    program=None,
 ):
     """Copy every PROGRAMS-th piece of what is listed; ``items`` of them are a sequence's."""
     pieces: tl.constexpr = (SIZE + PIECE - 1) // PIECE
     total = tl.load(marks + 2) * pieces
-    for index in range(tl.program_id(0), total, PROGRAMS):
+    for index in range(place_of(program)[0], total, PROGRAMS):
         entry, piece = index // pieces, index % pieces
         item = tl.load(listed + entry * 2)
         slot = tl.load(listed + entry * 2 + 1)
@@ -141,6 +143,62 @@ def fill_kernel(
             tl.atomic_add(moved + item // items, block_bytes, sem="relaxed")
 
 
+def work_reserve(choice: Choice, levels: torch.Tensor, originals: Originals, scratch: Scratch, first: bool) -> Work:
+    """Return what to launch to give slots."""
+    (batch, kv_heads, max_blocks), heads = choice.work.shape, levels.shape[1]
+    lists, ranks = tile(batch * kv_heads)
+    return Work(
+        reserve_kernel,
+        (1, 1, 1),
+        (
+            choice.work,
+            choice.counts,
+            choice.chosen,
+            levels,
+            originals.present,
+            scratch.table,
+            scratch.holder,
+            scratch.used,
+            scratch.marks,
+            scratch.listed,
+            scratch.slots,
+            batch * kv_heads,
+            max_blocks,
+        ),
+        {
+            "G": heads // kv_heads,
+            "LISTS": lists,
+            "RANKS": ranks,
+            "N": min(SLOTS_AT_ONCE, triton.next_power_of_2(max(scratch.slots, 1))),
+        },
+        {"first_round": int(first)},
+    )
+
+
+def work_fill(originals: Originals, scratch: Scratch, moved: torch.Tensor) -> Work:
+    """Return what to launch to fill slots."""
+    size = originals.keys.shape[-2] * originals.keys.shape[-1]
+    programs = min(PROGRAMS, max(scratch.slots, 1) * -(-size // PIECE))
+    return Work(
+        fill_kernel,
+        (programs, 1, 1),
+        (
+            originals.keys.view(torch.int16),
+            originals.values.view(torch.int16),
+            scratch.pool.view(torch.int16),
+            scratch.table,
+            scratch.holder,
+            scratch.marks,
+            scratch.listed,
+            moved,
+            originals.host_block_bytes,
+            2 * originals.present[0].numel(),
+        ),
+        {"SIZE": size, "PIECE": min(PIECE, triton.next_power_of_2(size)), "PROGRAMS": programs},
+        {},
+    )
+
+
 def launch(
     choice: Choice,
     levels: torch.Tensor,
@@ -150,46 +208,6 @@ def launch(
     first: bool,
 ) -> None:
     """Launch the kernels; arguments as those of `certkv.fast.scratch.fetch_twin`, contiguous."""
-    if not scratch.slots:
-        return
-    (batch, kv_heads, max_blocks), heads = choice.work.shape, levels.shape[1]
-    lists, ranks = tile(batch * kv_heads)
-    size = scratch.pool[0].numel()
-    reserve_kernel[(1,)](
-        choice.work,
-        choice.counts,
-        choice.chosen,
-        levels,
-        originals.present,
-        scratch.table,
-        scratch.holder,
-        scratch.used,
-        scratch.marks,
-        scratch.listed,
-        scratch.slots,
-        batch * kv_heads,
-        max_blocks,
-        FIRST=int(first),
-        G=heads // kv_heads,
-        LISTS=lists,
-        RANKS=ranks,
-        N=min(SLOTS_AT_ONCE, triton.next_power_of_2(scratch.slots)),
-        num_warps=8,
-    )
-    programs = min(PROGRAMS, scratch.slots * -(-size // PIECE))
-    fill_kernel[(programs,)](
-        originals.keys.view(torch.int16),
-        originals.values.view(torch.int16),
-        scratch.pool.view(torch.int16),
-        scratch.table,
-        scratch.holder,
-        scratch.marks,
-        scratch.listed,
-        moved,
-        originals.host_block_bytes,
-        scratch.table[0].numel(),
-        SIZE=size,
-        PIECE=min(PIECE, triton.next_power_of_2(size)),
-        PROGRAMS=programs,
-        num_warps=4,
-    )
+    if scratch.slots:
+        work_reserve(choice, levels, originals, scratch, first).launch(8)
+        work_fill(originals, scratch, moved).launch(4)
