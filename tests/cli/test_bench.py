@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,14 +14,18 @@ from typing import Any
 import pytest
 import torch
 
-from certkv.cli.bench import gate, rows, timing
+from certkv.cli.bench import bare, gate, rows, timing
+from certkv.cli.bench import options as option_module
+from certkv.cli.bench import scene as scene_module
 from certkv.cli.bench.command import columns
 from certkv.cli.bench.options import RefusedError, Tolerance, commit, parsed
 from certkv.cli.bench.rows import Row
 from certkv.cli.bench.scene import Scene
 from certkv.cli.bench.timing import HostClock
 from certkv.cli.main import build_parser
-from certkv.fast import Budget, finish
+from certkv.fast import Budget, attend, finish
+from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
+from certkv.reference.formats import bytes_per_token, key_format, value_format
 
 from .support import Run
 
@@ -53,6 +58,12 @@ def test_rows_are_printed_and_appended(run: Run, tmp_path: Path, monkeypatch: py
         assert float(row["step_us"]) > 0 < float(row["dense_us"])
         assert float(row["tightness"]) >= 1
         assert float(row["floor_us"]) > 0
+        assert float(row["bare_us"]) > 0
+        assert float(row["speedup"]) == pytest.approx(float(row["dense_us"]) / float(row["step_us"]), abs=1e-3)
+        assert float(row["bare_speedup"]) == pytest.approx(float(row["dense_us"]) / float(row["bare_us"]), abs=1e-3)
+        more = float(row["step_us"]) / float(row["bare_us"]) - 1
+        assert float(row["certificate"]) == pytest.approx(100 * more, abs=1e-2)
+        assert row["originals"] == "host"
     assert [row["rung"] for row in found[:2]] == ["0", "0"]  # a tolerance that is met promotes nothing
     assert float(found[1]["promoted"]) == 0 < 1 <= float(found[2]["promoted"])
 
@@ -89,6 +100,126 @@ def test_nothing_is_timed_on_a_wrong_step(run: Run, tmp_path: Path, monkeypatch:
     assert "nothing is timed" in outcome.out
     assert "errors exceed their bounds" in outcome.out
     assert not out.exists()
+
+
+def test_what_was_judged_stays_and_what_is_wrong_ends_the_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are printed and written as they come; a later one that is wrong is neither."""
+    monkeypatch.setattr(gate, "failures", lambda *arguments: iter(()))
+    honest, out = Scene.ratios, tmp_path / "bench.csv"
+
+    def off_at_60(self: Scene, *arguments: Any) -> Any:
+        wrong, ratios = honest(self, *arguments)
+        return wrong + (self.lengths[0] == 60), ratios
+
+    monkeypatch.setattr(Scene, "ratios", off_at_60)
+    outcome = run("bench", *SMALL, "--tokens", "40,60", "--policy", "naive", "--csv", out)
+    assert outcome.code == 1
+    assert "batch 1, 60 tokens" in outcome.out
+    with out.open(newline="") as file:
+        assert [row["tokens"] for row in csv.DictReader(file)] == ["40"]
+
+
+def test_the_bare_pass_is_judged(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no certificate; that of a whole step over the same cache holds for it as well."""
+    monkeypatch.setattr(gate, "failures", lambda *arguments: iter(()))
+    honest, calls = attend.attend_twin, []
+
+    def off(q: torch.Tensor, *arguments: Any) -> None:
+        calls.append(q)
+        honest(q if len(calls) < 3 else -q, *arguments)  # two steps of a plan come first
+
+    monkeypatch.setattr(attend, "attend_twin", off)
+    outcome = run("bench", *SMALL, "--policy", "naive")
+    assert outcome.code == 1
+    assert "the bare pass: 2 errors exceed their bounds" in outcome.out
+
+
+def test_a_bare_pass_gives_the_output_of_a_whole_one() -> None:
+    torch.manual_seed(4)
+    scene = Scene(options(), "int8", "int4", [40], torch.device("cpu"))
+    q = scene.queries("needle")
+    pass_ = bare.Bare(scene.cache, q, scene.scale)
+    expected = pass_.output.clone()
+    pass_.output.zero_()
+    pass_()
+    assert torch.equal(pass_.output, expected)
+    assert [call.__name__ for call, _, _ in pass_.calls] == ["attend_twin", "merge_twin"]
+    assert scene.judged(q, pass_.output, pass_.bound)[0] == 0
+
+
+def test_stores_that_only_a_certificate_needs_are_taken_out() -> None:
+    source = "def k(weights, o):\n    tl.store(weights + 3 * i, p)\n    if o:\n        tl.store(weights, p)\n"
+    kept = "    tl.store(o + weights, p)\n    x = weights + 1\n    tl.load(weights)\n"
+    found = bare.stripped(source + kept)
+    assert found is not None
+    assert "tl.store(weights" not in found
+    assert all(line in found.splitlines() for line in kept.splitlines())
+    assert bare.stripped("def k(o):\n" + kept) is None
+
+
+def test_the_variant_without_certificates_compiles() -> None:
+    """For compute capability 9.0: a kernel of its own, put back afterwards, that does not spill."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    here = Path(__file__).resolve().parent
+    script = [sys.executable, str(here.parent / "fast" / "hopper.py"), str(here / "bare_launches.py")]
+    done = subprocess.run(script, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == 2 * ["attend_kernel", "variants", "attend_kernel"]
+    assert all(int(line[1]) >= 1 for line in lines)
+    assert all(line[2] == "0" for line in lines), lines
+
+
+def test_bytes_of_a_token_are_those_of_the_formats() -> None:
+    """The floor of a pass: codes and metadata as the reference counts them, for whatever has kernels."""
+    for keys in KEY_FORMATS:
+        for values in VALUE_FORMATS:
+            block = 128 if "g128" in keys else 64
+            asked = options("--head-dim", "128", "--kv-heads", "2", "--block", str(block))
+            scene = Scene(asked, keys, values, [block], torch.device("cpu"))
+            both = (key_format(keys), value_format(values))
+            assert rows.coded_bytes(scene.cache) == sum(bytes_per_token(fmt, block, 128, 2) for fmt in both)
+
+
+def test_a_cache_is_filled_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = []
+    for at_once in (1 << 18, 1):  # the latter: a block of each sequence at a time
+        monkeypatch.setattr(scene_module, "APPENDED_AT_ONCE", at_once)
+        torch.manual_seed(5)
+        stored.append(Scene(options(), "int8", "int4", [40, 17, 3], torch.device("cpu")))
+    whole, pieces = (scene.cache for scene in stored)
+    assert whole.tokens == pieces.tokens == (40, 17, 3)
+    assert gate.differences(whole, pieces) == []
+
+
+def test_no_cache_is_begun_after_the_time_that_was_given(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "failures", lambda *arguments: iter(()))
+    outcome = run("bench", *SMALL, "--policy", "naive", "--minutes", "1e-9")
+    assert outcome.code == 0
+    assert "batch 1, 40 tokens, keys int8, values int4: not begun, 1e-09 minutes are over" in outcome.err
+    assert "dense us" not in outcome.out
+
+
+def test_rows_say_which_code_they_time(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without git and without a version there is nothing to call it, unless it is given a name."""
+    monkeypatch.setattr(option_module, "commit", lambda: "unknown")
+    run("bench", *SMALL, "--csv", tmp_path / "a.csv").refused("no git checkout", "give --commit")
+    assert not (tmp_path / "a.csv").exists()
+    assert run("bench", *SMALL, "--policy", "naive").code == 0  # without a file there is nobody to mislead
+
+
+def test_changed_files_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"ls-files": "options.py\n", "rev-parse": "abc1234\n", "status": ""}
+
+    def git(command: list[str], **_: Any) -> Any:
+        return subprocess.CompletedProcess(command, 0, stdout=said[command[1]])
+
+    monkeypatch.setattr(subprocess, "run", git)
+    assert commit() == "abc1234"
+    said["status"] = " M fast/certkv/fast/plan.py\n"
+    assert commit() == "abc1234+"
 
 
 def test_what_is_timed_is_judged_too(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +352,7 @@ BAD: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("--tokens", "8k"), ("--tokens 8k", "whole numbers")),
     (("--batch", "0"), ("at least 1",)),
     (("--replays", "0"), ("--replays is 0",)),
+    (("--minutes", "nan"), ("--minutes is nan",)),
     (("--policy", "fast"), ("unknown policy 'fast'", "naive, budget, paper")),
     (("--tolerance", "0.1,some"), ("--tolerance some", "met")),
     (("--tolerance", "-1"), ("--tolerance -1",)),
@@ -326,9 +458,9 @@ def test_the_gpus_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_columns_are_the_rows() -> None:
     assert columns()[:4] == ("commit", "certkv", "device", "torch")
-    assert columns()[-1] == "speedup"
+    assert columns()[-3:] == ("speedup", "bare_speedup", "certificate")
     assert len(set(columns())) == len(columns())
-    numbers = [2.0 if name in ("step_us", "dense_us") else 0 for name in Row.__dataclass_fields__]
+    numbers = [2.0 if name in ("step_us", "bare_us", "dense_us") else 0 for name in Row.__dataclass_fields__]
     assert Row(*numbers).speedup == 1.0  # type: ignore[arg-type]
 
 

@@ -34,6 +34,14 @@ FAILED = 1
 SHOWN = 10
 """Failures that are listed."""
 
+DERIVED = ("speedup", "bare_speedup", "certificate")
+"""Properties of a row that are written as well."""
+
+HEADING = (
+    "batch   tokens  keys       values     policy  tolerance  scratch   step us   bare us  step/bare  dense us  "
+    "dense/step  dense/bare  floor us  dense floor us  promoted %  rung   host MB  moved MB  bound/error"
+)
+
 SETTING = ("commit", "certkv", "device", "torch", "triton", "q_heads", "kv_heads", "head_dim", "block", "dtype")
 
 
@@ -105,7 +113,12 @@ def execute(arguments: argparse.Namespace) -> int:
         print("checked: stored bits, bounds against float64, tolerances, replays, refusals")
         rate = read_rate(device, clock)
         print(f"a read-only sum reads {rate / 1e6:.3f} TB/s")
-        timed = list(rows(options, device, clock, rate, say))
+        if options.device == "cpu":
+            print("twins on a CPU: none of these times says anything about the kernels")
+        for number, row in enumerate(rows(options, device, clock, rate, say)):
+            print("\n".join(lines(row, heading=number == 0)), flush=True)
+            if options.csv:
+                append(options.csv, setting, row)
     except WrongError as error:
         return complained([str(error)])
     except fast.CertkvError as error:
@@ -113,12 +126,6 @@ def execute(arguments: argparse.Namespace) -> int:
     except torch.OutOfMemoryError as error:
         raise RefusedError("not enough memory on this device; give fewer tokens or sequences") from error
     say("done")
-    if options.device == "cpu":
-        print("twins on a CPU: none of these times says anything about the kernels")
-    for line in table(timed):
-        print(line)
-    if options.csv:
-        append(options.csv, setting, timed)
     return 0
 
 
@@ -154,23 +161,18 @@ def columns() -> tuple[str, ...]:
     """Return the columns of the CSV."""
     from certkv.cli.bench.rows import Row
 
-    return (*SETTING, *(field.name for field in fields(Row)), "speedup")
+    return (*SETTING, *(field.name for field in fields(Row)), *DERIVED)
 
 
-def table(timed: list[Row]) -> list[str]:
-    """Return lines: one per row."""
-    lines = [
-        "batch   tokens  keys    values    policy  tolerance  scratch   step us  dense us  dense/step  "
-        "floor us  dense floor us  promoted %  rung   host MB  moved MB  bound/error"
-    ]
-    for r in timed:
-        lines.append(
-            f"{r.batch:5d}  {r.tokens:7d}  {r.keys:6s}  {r.values:8s}  {r.policy:6s}  {r.tolerance:>9s}  "
-            f"{r.scratch:7s}  "
-            f"{r.step_us:8.1f}  {r.dense_us:8.1f}  {r.speedup:10.2f}  {r.floor_us:8.1f}  {r.dense_floor_us:14.1f}  "
-            f"{r.promoted:10.2f}  {r.rung:4d}  {r.host_mb:8.2f}  {r.moved_mb:8.2f}  {r.tightness:11.1f}"
-        )
-    return lines
+def lines(r: Row, heading: bool) -> list[str]:
+    """Return a row of the table, below the heading if that is wanted."""
+    row = (
+        f"{r.batch:5d}  {r.tokens:7d}  {r.keys:9s}  {r.values:9s}  {r.policy:6s}  {r.tolerance:>9s}  {r.scratch:7s}  "
+        f"{r.step_us:8.1f}  {r.bare_us:8.1f}  {r.step_us / r.bare_us:9.3f}  {r.dense_us:8.1f}  {r.speedup:10.2f}  "
+        f"{r.bare_speedup:10.2f}  {r.floor_us:8.1f}  {r.dense_floor_us:14.1f}  "
+        f"{r.promoted:10.2f}  {r.rung:4d}  {r.host_mb:8.2f}  {r.moved_mb:8.2f}  {r.tightness:11.1f}"
+    )
+    return [HEADING, row] if heading else [row]
 
 
 def require_appendable(path: Path) -> None:
@@ -196,8 +198,8 @@ def require_appendable(path: Path) -> None:
         raise RefusedError(f"--csv {path} holds other columns; give another file")
 
 
-def append(path: Path, setting: dict[str, str], timed: list[Row]) -> None:
-    """Append the rows, and the header to a new file.
+def append(path: Path, setting: dict[str, str], row: Row) -> None:
+    """Append a row, and the header to a new file.
 
     Raises
     ------
@@ -208,8 +210,7 @@ def append(path: Path, setting: dict[str, str], timed: list[Row]) -> None:
             writer = csv.writer(file, lineterminator=os.linesep)
             if file.tell() == 0:
                 writer.writerow(columns())
-            for row in timed:
-                numbers = [round(x, 3) if isinstance(x, float) else x for x in astuple(row)]
-                writer.writerow([*setting.values(), *numbers, round(row.speedup, 3)])
+            numbers = [*astuple(row), *(getattr(row, name) for name in DERIVED)]
+            writer.writerow([*setting.values(), *(round(x, 3) if isinstance(x, float) else x for x in numbers)])
     except OSError as error:
         raise RefusedError(f"--csv {path} cannot be written: {error.strerror}") from error

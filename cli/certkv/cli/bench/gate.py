@@ -13,12 +13,11 @@ from collections.abc import Iterator
 import torch
 
 from certkv.cli.bench.options import Options
+from certkv.cli.bench.rows import BASE
 from certkv.cli.bench.scene import KINDS, Scene
 from certkv.cli.bench.timing import Clock
 from certkv.fast import Budget, Naive, PaperPolicy, Status, Step, TieredCache, plan
 from certkv.fast.policies import Policy
-
-STORED = ("key_codes", "key_step", "key_minimum", "value_codes", "value_step", "value_minimum")
 
 
 def failures(options: Options, device: torch.device, clock: Clock) -> Iterator[str]:
@@ -53,7 +52,7 @@ def failures(options: Options, device: torch.device, clock: Clock) -> Iterator[s
 def differences(ours: TieredCache, theirs: TieredCache) -> list[str]:
     """Name the stored tensors that differ in any bit, block by block through the page tables."""
     found = []
-    for name in STORED:
+    for name in (name for name in BASE if name in ours.pool.tensors()):
         for s in range(ours.batch):
             pages = [cache.pages.table[s, : cache.blocks(s)].long() for cache in (ours, theirs)]
             mine, its = (

@@ -12,6 +12,8 @@ from pathlib import Path
 POLICIES = ("naive", "budget", "paper")
 RELATIVE_TO = ("values", "output", "absolute")
 DTYPES = ("float16", "bfloat16")
+PLACES = ("host", "device")
+UNKNOWN = "unknown"
 MET = "met"
 
 
@@ -54,8 +56,10 @@ class Options:
     policy: tuple[str, ...]
     tolerance: tuple[Tolerance, ...]
     relative_to: str
+    originals: str
     scratch_bytes: int
     replays: int
+    minutes: float
     device: str
     csv: Path | None
     commit: str
@@ -82,8 +86,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--head-dim", type=int, default=128, metavar="D", help="head size (default %(default)s)")
     add("--block", type=int, default=64, metavar="B", help="tokens per block (default %(default)s)")
     add("--dtype", choices=DTYPES, default="float16", help="of the originals (default %(default)s)")
+    add("--originals", choices=PLACES, default="host", help="where they are kept (default %(default)s)")
     add("--scratch-bytes", type=int, default=0, metavar="BYTES", help="device pool of fetched originals (default 0)")
     add("--replays", type=int, default=40, metavar="N", help="timed runs, of which the median counts (default 40)")
+    add("--minutes", type=float, default=math.inf, metavar="M", help="begin no cache after so many (default: no limit)")
     add("--device", choices=("cuda", "cpu"), default="cuda", help="cpu times the torch twins: no speed of a kernel")
     add("--csv", type=Path, metavar="OUT", help="append a row per setting, with commit, GPU and versions")
     add("--commit", default="", metavar="NAME", help="what the rows call this code (default: asked of git)")
@@ -108,7 +114,11 @@ def parsed(arguments: argparse.Namespace) -> Options:
         if name not in POLICIES:
             raise RefusedError(f"--policy: unknown policy {name!r}; choose from {', '.join(POLICIES)}, comma-separated")
     numbers["tolerance"] = tuple(_tolerance(part.strip()) for part in numbers["tolerance"].split(","))
+    if not numbers["minutes"] > 0:
+        raise RefusedError(f"--minutes is {numbers['minutes']}; give a positive number")
     numbers["commit"] = numbers["commit"] or commit()
+    if numbers["csv"] and numbers["commit"] == UNKNOWN:
+        raise RefusedError("--csv: this is no git checkout, so rows could not say which code they time; give --commit")
     return Options(**numbers)
 
 
@@ -143,10 +153,17 @@ def _tolerance(text: str) -> Tolerance:
 
 
 def commit() -> str:
-    """Name this code: git's short hash, with + where files were changed since; the version where there is no git."""
+    """Name this code: git's short hash, with + where library or command were changed since; else the version.
+
+    A checkout that this file does not belong to, say of a project that certkv is installed in, is not asked.
+    """
     folder = Path(__file__).parent
     try:
-        asked = [["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]]
+        asked = [
+            ["ls-files", "--error-unmatch", __file__],
+            ["rev-parse", "--short", "HEAD"],
+            ["status", "--porcelain", "--", ":/fast", ":/cli"],
+        ]
         answers = [
             subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10).stdout
             for words in asked
@@ -155,5 +172,5 @@ def commit() -> str:
         try:
             return version("certkv")
         except PackageNotFoundError:
-            return "unknown"
-    return answers[0].strip() + ("+" if answers[1].strip() else "")
+            return UNKNOWN
+    return answers[1].strip() + ("+" if answers[2].strip() else "")

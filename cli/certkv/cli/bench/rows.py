@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
+from certkv.cli.bench.bare import Bare
 from certkv.cli.bench.options import Options, Tolerance
-from certkv.cli.bench.scene import Scene
+from certkv.cli.bench.scene import Drawn, Scene
 from certkv.cli.bench.timing import Clock, dense_time, nothing
-from certkv.fast import Budget, Naive, PaperPolicy, Plan, Status, Step, plan
+from certkv.fast import Budget, Naive, PaperPolicy, Plan, Status, Step, TieredCache, plan
 from certkv.fast.policies import RELATIVE_TO, Policy
 
 TRIES = 60
 """Tolerances tried until a share of the blocks is promoted, each `TIGHTER` than the last."""
 
 TIGHTER = 0.95
+
+BASE = ("key_codes", "key_step", "key_minimum", "key_norm", "value_codes", "value_step", "value_minimum")
+"""Tensors of the pool that every pass reads."""
 
 
 class WrongError(Exception):
@@ -33,10 +39,15 @@ class Row:
     batch, tokens : int
     keys, values, policy, tolerance, scratch : str
         ``scratch``: off, cold (emptied before every run) or warm.
-    step_us, dense_us : float
-        Attend, certify, refine, finish; and torch's dense attention of the same originals.
+    originals : str
+        Where they are kept.
+    step_us, bare_us, dense_us : float
+        Attend, certify, refine, finish; the pass over the same cache and its merge alone, without any certificate; and
+        torch's dense attention of the same originals.
+    coded_bytes : float
+        Codes and metadata of a coded token, per KV head.
     floor_us, dense_floor_us : float
-        What a read-only sum takes for the bytes of the coded cache, and for those of 16-bit keys and values.
+        What a read-only sum takes for the codes and metadata of all tokens, and for their 16-bit keys and values.
     promoted : float
         Share of the blocks, keys and values, that heads read as originals, in percent.
     rung : int
@@ -54,8 +65,11 @@ class Row:
     policy: str
     tolerance: str
     scratch: str
+    originals: str
     step_us: float
+    bare_us: float
     dense_us: float
+    coded_bytes: float
     floor_us: float
     dense_floor_us: float
     promoted: float
@@ -68,6 +82,16 @@ class Row:
     def speedup(self) -> float:
         """Dense over step."""
         return self.dense_us / self.step_us
+
+    @property
+    def bare_speedup(self) -> float:
+        """Dense over the pass without a certificate."""
+        return self.dense_us / self.bare_us
+
+    @property
+    def certificate(self) -> float:
+        """What the step takes beyond the pass without a certificate, in percent of that."""
+        return 100.0 * (self.step_us / self.bare_us - 1.0)
 
 
 def rows(
@@ -90,22 +114,57 @@ def rows(
     WrongError
         A step that was timed violates its bound.
     """
+    begun = time.monotonic()
     for batch in options.batch:
         for tokens in options.tokens:
-            dense = math.nan
+            drawn, dense = None, math.nan
             for keys in options.keys:
                 for values in options.values:
-                    say(f"batch {batch}, {tokens} tokens, keys {keys}, values {values}")
-                    scene = Scene(options, keys, values, [tokens] * batch, device)
+                    what = f"batch {batch}, {tokens} tokens, keys {keys}, values {values}"
+                    if time.monotonic() - begun > 60.0 * options.minutes:
+                        say(f"{what}: not begun, {options.minutes:g} minutes are over")
+                        continue
+                    drawn = Drawn(options, batch, tokens, device) if drawn is None else drawn
+                    scene = Scene(options, keys, values, [tokens] * batch, device, drawn=drawn)
+                    say(f"{what}: filled in {scene.fill_s:.1f} s")
                     q = scene.queries("diffuse")
                     if math.isnan(dense):
                         dense = dense_time(scene.k, scene.v, q, scene.scale, clock)
+                    beside = Beside(dense, bare_time(scene, q, clock), rate)
                     for policy, text in wanted(options, scene, q):
                         for scratch in ("cold", "warm") if options.scratch_bytes else ("off",):
-                            yield timed(scene, q, policy, text, scratch, dense, clock, rate)
+                            yield timed(scene, q, policy, text, scratch, clock, beside)
                     del scene
                     if device.type == "cuda":
                         torch.cuda.empty_cache()
+            del drawn
+
+
+class Beside(NamedTuple):
+    """What a step is compared with: dense attention and the bare pass, in microseconds; bytes per microsecond."""
+
+    dense: float
+    bare: float
+    rate: float
+
+
+def bare_time(scene: Scene, q: torch.Tensor, clock: Clock) -> float:
+    """Time the pass without a certificate, and judge its outputs.
+
+    Raises
+    ------
+    WrongError
+    """
+    bare = Bare(scene.cache, q, scene.scale)
+    ready = clock.ready(bare)
+    if scene.device.type == "cuda" and not bare.variants:
+        raise WrongError(f"{named(scene, 'the bare pass')}: no kernel differs from that of a step")
+    bare.output.fill_(math.nan)
+    taken = clock.time(ready)
+    violations, _ = scene.judged(q, bare.output, bare.bound)
+    if violations:
+        raise WrongError(f"{named(scene, 'the bare pass')}: {violations} errors exceed their bounds")
+    return taken
 
 
 def wanted(options: Options, scene: Scene, q: torch.Tensor) -> Iterator[tuple[Policy, str]]:
@@ -160,7 +219,16 @@ def finished(scene: Scene, policy: Policy, step: Step) -> None:
     step.check()
 
 
-def named(scene: Scene, policy: Policy) -> str:
+def coded_bytes(cache: TieredCache) -> float:
+    """Return the codes and metadata of a coded token per KV head: what a pass cannot but read.
+
+    What heads hold in common is shared out; annotations, and planes beyond the base, are not counted.
+    """
+    per_page = sum(x[0].nbytes for name, x in cache.pool.tensors().items() if name.startswith(BASE))
+    return per_page / (cache.kv_heads * cache.block)
+
+
+def named(scene: Scene, policy: Policy | str) -> str:
     """Say which step is spoken of."""
     cache = scene.cache
     return f"batch {cache.batch}, {scene.lengths[0]} tokens, keys {cache.keys}, values {cache.values}, {policy}"
@@ -172,9 +240,7 @@ def promoted(scene: Scene, step: Step) -> float:
     return float(step.certificate.promoted.sum()) / max(1, 2 * blocks * scene.options.q_heads)
 
 
-def timed(
-    scene: Scene, q: torch.Tensor, policy: Policy, text: str, scratch: str, dense: float, clock: Clock, rate: float
-) -> Row:
+def timed(scene: Scene, q: torch.Tensor, policy: Policy, text: str, scratch: str, clock: Clock, beside: Beside) -> Row:
     """Time a policy's step, and judge what it left.
 
     Raises
@@ -194,7 +260,7 @@ def timed(
     certificate = step.certificate
     if not bool(((certificate.bound <= certificate.tolerance) | (certificate.rung >= 3)).all()):
         raise WrongError(f"{named(scene, policy)}: a bound exceeds its tolerance")
-    dense_bytes = 4 * sum(scene.lengths) * options.kv_heads * options.head_dim
+    tokens_heads, per_token = sum(scene.lengths) * options.kv_heads, coded_bytes(cache)
     return Row(
         batch=cache.batch,
         tokens=scene.lengths[0],
@@ -203,10 +269,13 @@ def timed(
         policy=policy.name,
         tolerance=text,
         scratch=scratch,
+        originals=options.originals,
         step_us=taken,
-        dense_us=dense,
-        floor_us=cache.pool.nbytes / rate,
-        dense_floor_us=dense_bytes / rate,
+        bare_us=beside.bare,
+        dense_us=beside.dense,
+        coded_bytes=per_token,
+        floor_us=per_token * tokens_heads / beside.rate,
+        dense_floor_us=4.0 * options.head_dim * tokens_heads / beside.rate,
         promoted=100.0 * promoted(scene, step),
         rung=int(certificate.rung.max()),
         host_mb=float(certificate.host_bytes.sum()) / 1e6,
