@@ -10,36 +10,24 @@ from __future__ import annotations
 
 import argparse
 import random
-import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "fast"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "cli"))
+
+from benchmarks.gpu.graphs import DEVICE, GPU, capture, captured, quiet, require, say, timed
 
 from certkv.fast import Budget, Naive, Plan, Status, Step, TieredCache, checksum, float64, plan
 from certkv.fast.errors import CorruptionError
 from certkv.fast.policies import Policy
 from certkv.fast.resident import TAIL
 
-GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if GPU else "cpu")
 Flip = Callable[[TieredCache, random.Random], torch.Tensor]
-
-
-def say(text: str) -> None:
-    """Print at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def require(condition: object, what: str) -> None:
-    """Stop where something does not hold."""
-    if not bool(condition):
-        say(f"FAIL {what}")
-        raise SystemExit(1)
 
 
 def filled(tokens: list[int], kv_heads: int, d: int, values: str, dtype: torch.dtype) -> TieredCache:
@@ -89,34 +77,6 @@ def fields(cache: TieredCache) -> dict[str, Flip]:
         "original keys": lambda c, rng: c.originals.keys[0, rng.randrange(heads), rng.randrange(blocks)],
         "original values": lambda c, rng: c.originals.values[0, rng.randrange(heads), rng.randrange(blocks)],
     }
-
-
-def capture(made: Plan, q: torch.Tensor, step: Step) -> Callable[[], None]:
-    """Capture a run; where there is no GPU, return the run itself."""
-    made.run(q, out=step)
-    if not GPU:
-        return lambda: (made.run(q, out=step), None)[1]
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        made.run(q, out=step)
-    return graph.replay
-
-
-def quiet(made: Plan, q: torch.Tensor, step: Step) -> None:
-    """Check that a run neither synchronises nor allocates."""
-    if not GPU:
-        return
-    made.run(q, out=step)
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_stats()["allocation.all.allocated"]
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        made.run(q, out=step)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    allocated = torch.cuda.memory_stats()["allocation.all.allocated"] - before
-    require(allocated == 0, f"a run that verifies allocated {allocated} times")
 
 
 def flips(policy: Policy, values: str, dtype: torch.dtype, count: int) -> str:
@@ -196,32 +156,15 @@ def sound(step: Step, exact: list[float64.Exact]) -> bool:
     return bool((errors * (1.0 - 2.0**-40) <= step.certificate.bound[0].double()).all())
 
 
-def timed(run: Callable[[], None], flush: torch.Tensor, replays: int = 30) -> float:
-    """Median time of a captured run in microseconds, with nothing of it left in the cache."""
-    for _ in range(5):
-        run()
-    times: list[float] = []
-    for _ in range(replays):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        flush.zero_()
-        start.record()
-        run()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end) * 1000.0)
-    return statistics.median(times)
-
-
 def times(lengths: list[int]) -> None:
     """Time steps with and without checksums, the comparison by itself, and `TieredCache.verify`."""
-    flush = torch.empty(256 << 20, dtype=torch.uint8, device=DEVICE)
     say("tokens  values  naive us  verifying us   more us  compare us  GB/s  cache.verify ms  with originals ms")
     for tokens in lengths:
         for values in ("int4", "int8"):
             cache = filled([tokens], 8, 128, values, torch.float16)
             q = torch.randn(1, 32, 128, device=DEVICE, dtype=torch.float16)
             plain, made = (plan(cache, 32, Naive(), verify=v) for v in ("off", "step"))
-            off, on = (timed(capture(p, q, p.step()), flush) for p in (plain, made))
+            off, on = (timed(capture(p, q, p.step()), 30) for p in (plain, made))
             step = made.step()
             made.run(q, out=step)
 
@@ -229,12 +172,7 @@ def times(lengths: list[int]) -> None:
                 if made.verifier is not None:
                     made.verifier.after(cache, made.coded, made.ws, made.parts.choice, False, step.result)
 
-            compare()
-            torch.cuda.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                compare()
-            alone = timed(graph.replay, flush)
+            alone = timed(captured(compare), 30)
             eager = []
             for originals in (False, True):
                 start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]

@@ -11,34 +11,21 @@ provably above its bound.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "fast"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "cli"))
+
+from benchmarks.gpu.graphs import DEVICE, GPU, capture, captured, quiet, require, say, timed
 
 from certkv.fast import Budget, Naive, Plan, Status, Step, TieredCache, float64, plan
 from certkv.fast.errors import HostMissingError, NonFiniteError
 from certkv.fast.policies import PaperPolicy, Policy
-
-GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if GPU else "cpu")
-
-
-def say(text: str) -> None:
-    """Print at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def require(condition: object, what: str) -> None:
-    """Stop where something does not hold."""
-    if not bool(condition):
-        say(f"FAIL {what}")
-        raise SystemExit(1)
 
 
 class Case:
@@ -91,39 +78,6 @@ class Case:
                 wrong += int((~(error * (1.0 - 2.0**-40) - exact.error_ub <= bound)).sum())
                 ratios += (bound / error.clamp(min=1e-30)).tolist()
         return wrong, ratios
-
-
-def void(_: object) -> None:
-    """Return nothing."""
-
-
-def capture(made: Plan, q: torch.Tensor, step: Step) -> Callable[[], None]:
-    """Capture a run; where there is no GPU, return the run itself."""
-    if not GPU:
-        return lambda: void(made.run(q, out=step))
-    made.run(q, out=step)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        made.run(q, out=step)
-    return graph.replay
-
-
-def quiet(made: Plan, q: torch.Tensor, step: Step) -> None:
-    """Check that a run neither synchronises nor allocates."""
-    if not GPU:
-        return
-    made.run(q, out=step)
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_stats()["allocation.all.allocated"]
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        made.run(q, out=step)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    allocated = torch.cuda.memory_stats()["allocation.all.allocated"] - before
-    # selection by the paper's rules sorts, which takes memory of the graph's pool
-    require(allocated == 0 or isinstance(made.policy, PaperPolicy), f"a run allocated {allocated} times")
 
 
 def check(case: Case, policy: Policy, name: str) -> None:
@@ -219,36 +173,6 @@ def audit(case: Case, policies: Iterable[Policy], queries: int) -> None:
         require(wrong == 0 and float(over) <= 1.0, "audit")
 
 
-FLUSH = torch.empty(0)
-
-
-def timed(run: Callable[[], None], replays: int = 40, before: Callable[[], None] = lambda: None) -> float:
-    """Median time of a captured run in microseconds, with nothing of it left in the cache."""
-    for _ in range(5):
-        run()
-    times: list[float] = []
-    for _ in range(replays):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        before()
-        FLUSH.zero_()
-        start.record()
-        run()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end) * 1000.0)
-    return statistics.median(times)
-
-
-def graph_of(run: Callable[[], object]) -> Callable[[], None]:
-    """Capture anything."""
-    run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
-
-
 def time_parts(made: Plan, q: torch.Tensor, step: Step) -> str:
     """Time of every part by itself, as one line; the parts run on what the step left."""
     taken: dict[str, float] = {}
@@ -266,14 +190,12 @@ def time_parts(made: Plan, q: torch.Tensor, step: Step) -> str:
         made.passes = use
         if calls:
             arguments, named = calls[0]
-            taken[name] = timed(graph_of(lambda: real(*arguments, **named)), 15)  # noqa: B023
+            taken[name] = timed(captured(lambda: real(*arguments, **named)), 15)  # noqa: B023
     return ", ".join(f"{name} {time:.1f}" for name, time in taken.items())
 
 
 def times(lengths: Iterable[int], batches: Iterable[int]) -> None:
     """Whole steps beside torch's dense attention."""
-    global FLUSH
-    FLUSH = torch.empty(256 << 20, dtype=torch.uint8, device=DEVICE)
     rows = []
     for batch in batches:
         for tokens in lengths:
@@ -285,7 +207,7 @@ def times(lengths: Iterable[int], batches: Iterable[int]) -> None:
                 k, v = (x.transpose(1, 2).contiguous() for x in (case.k, case.v))
                 one = q[:, :, None].contiguous()
                 attention = torch.nn.functional.scaled_dot_product_attention
-                base = timed(graph_of(lambda: attention(one, k, v, enable_gqa=True)))  # noqa: B023
+                base = timed(captured(lambda: attention(one, k, v, enable_gqa=True)))  # noqa: B023
                 made = plan(case.cache, 32, Naive())
                 step = made.step()
                 naive = timed(capture(made, q, step))
@@ -321,8 +243,6 @@ def times(lengths: Iterable[int], batches: Iterable[int]) -> None:
 
 def scratch(tokens: int, scratch_bytes: int) -> None:
     """Promote one block in a hundred without scratch, with it cold, and warm: the same bits, and times."""
-    global FLUSH
-    FLUSH = torch.empty((256 << 20) if GPU else 1, dtype=torch.uint8, device=DEVICE)
     kv_heads, group, d, block = (8, 4, 128, 64) if GPU else (2, 2, 64, 16)
     case = Case([tokens], kv_heads, group, d, block, "int4", torch.float16)
     q, made = case.queries("diffuse"), plan(case.cache, kv_heads * group, Naive())
