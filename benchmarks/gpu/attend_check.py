@@ -28,7 +28,7 @@ from certkv.fast.formats.base import Encoded
 from certkv.fast.kernels import attend as kernel
 from certkv.fast.kernels.merge import launch as launch_merge
 from certkv.fast.kernels.shape import Shape
-from certkv.fast.pool import VALUE_BITS, Pool, allocate
+from certkv.fast.pool import Pool, allocate
 from certkv.fast.resident import Resident
 from certkv.fast.workspace import Workspace, plan_workspace
 
@@ -47,7 +47,7 @@ def fill(pool: Pool, values: str) -> None:
         codes.copy_(torch.randint(0, 256, codes.shape, dtype=torch.uint8, device=DEVICE))
     for step, minimum, levels in (
         (pool.key_step, pool.key_minimum, 255.0),
-        (pool.value_step, pool.value_minimum, 2.0 ** VALUE_BITS[values] - 1.0),
+        (pool.value_step, pool.value_minimum, 2.0 ** VALUE_FORMATS[values].bits - 1.0),
     ):
         low = -2.0 - torch.rand(minimum.shape, device=DEVICE)
         minimum.copy_(low)

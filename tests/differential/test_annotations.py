@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certkv.fast.anchor import first_block_mean
+from certkv.fast.formats import VALUE_FORMATS as FAST_VALUES
 from certkv.fast.log_codes import ratios
-from certkv.fast.pool import KEY_NOTES, KEYS, VALUE_BITS, VALUE_GROUP, VALUE_NOTES, VALUES, Pool
+from certkv.fast.pool import KEY_NOTES, KEYS, VALUE_NOTES, VALUES, Pool
 from certkv.reference.annotations import KeyAnnotations, ValueAnnotations, annotate_keys, annotate_values
 from certkv.reference.annotations.log_codes import RATIOS
 from certkv.reference.formats import KEY_FORMATS, VALUE_FORMATS, Encoded, Format
@@ -120,7 +121,8 @@ def judge(encode: Any, x: AnyArray, ft: FloatType, values: str) -> None:
         assert not np.isnan(array.astype(np.float64)).any()
     encoded = fmt.encode(x)
     judge_values(x, encoded, fmt, measured, anchor.numpy().astype(np.float64))
-    judge_sizes(pool, VALUES, 2.0 ** VALUE_BITS[values] - 1.0, None if values in VALUE_GROUP else encoded)
+    kind = FAST_VALUES[values]
+    judge_sizes(pool, VALUES, 2.0**kind.bits - 1.0, None if kind.group else encoded)
     if values == KEYS_WITH:
         judge_keys(x, KEY_FORMATS["int8"].encode(x), key_annotations(pool, len(x)))
         judge_sizes(pool, KEYS, 256.0, KEY_FORMATS["int8"].encode(x))

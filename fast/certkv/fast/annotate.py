@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 
 from certkv.fast import log_codes
+from certkv.fast.formats import Encoded, KeyFormat
 from certkv.fast.numbers import U, norm_factor, outward, round_down, round_up, row_norms
 from certkv.fast.operator_norm import operator_norm_ub
 
@@ -57,7 +58,9 @@ def _stored(x: torch.Tensor) -> torch.Tensor:
     return round_up(x, torch.bfloat16)
 
 
-def key_notes(original: torch.Tensor, decoded: torch.Tensor, err: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+def key_notes(
+    original: torch.Tensor, decoded: torch.Tensor, err: torch.Tensor, unit: torch.Tensor, inside: torch.Tensor
+) -> torch.Tensor:
     """Measure encoded keys.
 
     Parameters
@@ -65,8 +68,10 @@ def key_notes(original: torch.Tensor, decoded: torch.Tensor, err: torch.Tensor, 
     original : float16 or bfloat16 [..., B, d]
     decoded, err : float64 [..., B, d]
         From `Format.decode`.
-    step : [..., d]
-        As stored: residuals are measured in steps, 0/0 = 0.
+    unit : [..., d]
+        What residuals are measured in, 0/0 = 0: the stored steps, or 1 where they belong to groups of tokens.
+    inside : float64 [..., B, d]
+        From `Format.decode_rotated`: norms are the same in both bases.
 
     Returns
     -------
@@ -75,7 +80,7 @@ def key_notes(original: torch.Tensor, decoded: torch.Tensor, err: torch.Tensor, 
     """
     d = original.shape[-1]
     difference = original.to(torch.float64) - decoded
-    unit = step.to(torch.float64).unsqueeze(-2)
+    unit = unit.to(torch.float64).unsqueeze(-2)
     magnitude = difference.abs() + err
     # where the step is 0, the channel is constant and its residual 0; the quotient rounds once
     relative = torch.where(unit > 0, magnitude / torch.where(unit > 0, unit, 1.0), 0.0) * outward(2)
@@ -83,7 +88,7 @@ def key_notes(original: torch.Tensor, decoded: torch.Tensor, err: torch.Tensor, 
         relative.amax((-2, -1)),
         row_norms(relative).amax(-1) * norm_factor(d, 1),
         rows_norm_ub(difference, err, unit),
-        row_norms(decoded).amax(-1) * norm_factor(d, 1),
+        row_norms(inside).amax(-1) * norm_factor(d, 1),
     )
     return torch.stack([_stored(x) for x in numbers], dim=-1)
 
@@ -104,7 +109,21 @@ def operand_size_ub(step: torch.Tensor, minimum: torch.Tensor, levels: float) ->
     return round_up(row_norms(widest) * norm_factor(step.shape[-1], 1), torch.float32)
 
 
-def value_notes(original: torch.Tensor, decoded: torch.Tensor, err: torch.Tensor, anchor: torch.Tensor) -> ValueNotes:
+def key_size_ub(encoded: Encoded, fmt: KeyFormat, block: int) -> torch.Tensor:
+    """Upper bound of ``norm_t ||(|minimum_c| + 2^bits step_c)_c||`` over the tokens, float32 [...]: `Pool.sizes`."""
+    levels = 2.0**fmt.bits
+    if not fmt.group:
+        return operand_size_ub(encoded.step, encoded.minimum, levels)
+    widest = encoded.minimum.to(torch.float64).abs() + levels * encoded.step.to(torch.float64)
+    norms = row_norms(widest)[..., torch.arange(block, device=widest.device) // fmt.group]
+    if encoded.norm is not None:
+        norms = norms * encoded.norm.to(torch.float64)
+    return round_up(norms.amax(-1) * norm_factor(widest.shape[-1], 2), torch.float32)
+
+
+def value_notes(
+    original: torch.Tensor, decoded: torch.Tensor, err: torch.Tensor, anchor: torch.Tensor, inside: torch.Tensor
+) -> ValueNotes:
     """Measure encoded values.
 
     Parameters
@@ -113,6 +132,8 @@ def value_notes(original: torch.Tensor, decoded: torch.Tensor, err: torch.Tensor
     decoded, err : float64 [..., B, d]
         From `Format.decode`.
     anchor : float32 [..., d]
+    inside : float64 [..., B, d]
+        As for `key_notes`.
 
     Returns
     -------
@@ -132,7 +153,7 @@ def value_notes(original: torch.Tensor, decoded: torch.Tensor, err: torch.Tensor
         residual_max,
         _stored(norms.amax(-1) * norm_factor(d)),
         anchored_max,
-        _stored(row_norms(decoded).amax(-1) * norm_factor(d, 1)),
+        _stored(row_norms(inside).amax(-1) * norm_factor(d, 1)),
         residual_operator,
         anchored_operator,
         round_down(mean_lb, torch.bfloat16),

@@ -24,7 +24,7 @@ from certkv.fast.certificate import Status
 from certkv.fast.checksum import Checksums
 from certkv.fast.encode import encode_keys, encode_keys_twin, encode_values, encode_values_twin
 from certkv.fast.errors import CapacityError, CertkvError, NonFiniteError
-from certkv.fast.formats import VALUE_FORMATS
+from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
 from certkv.fast.host import Originals
 from certkv.fast.pages import NO_PAGE
 from certkv.fast.pool import Pool
@@ -121,6 +121,7 @@ class Held:
     """What a cache holds, as an append writes it; see `TieredCache`."""
 
     pool: Pool
+    keys: str
     values: str
     page_table: torch.Tensor
     lengths: torch.Tensor
@@ -134,7 +135,7 @@ class Held:
     @property
     def block(self) -> int:
         """Tokens per block."""
-        return int(self.pool.key_codes.shape[2])
+        return int(self.pool.residual_codes.shape[-1])
 
 
 def append_one(k: torch.Tensor, v: torch.Tensor, active: torch.Tensor, held: Held, work: Work) -> None:
@@ -169,7 +170,7 @@ def append_one(k: torch.Tensor, v: torch.Tensor, active: torch.Tensor, held: Hel
 def encode_tails(held: Held, work: Work) -> None:
     """Encode the tails that are full; a page of `NO_PAGE` skips its sequence."""
     keys, values = held.resident.keys[:, :, TAIL], held.resident.values[:, :, TAIL]
-    encode_keys(keys, work.page, held.pool, work.scratch)
+    encode_keys(keys, work.page, held.pool, KEY_FORMATS[held.keys], work.scratch)
     encode_values(values, work.page, held.pool, held.anchor, VALUE_FORMATS[held.values], work.scratch)
 
 
@@ -177,7 +178,7 @@ def encode_tails_twin(held: Held, work: Work) -> None:
     """Twin of `encode_tails`."""
     keys, values = held.resident.keys[:, :, TAIL], held.resident.values[:, :, TAIL]
     if bool((work.page != NO_PAGE).any()):
-        encode_keys_twin(keys, work.page, held.pool)
+        encode_keys_twin(keys, work.page, held.pool, KEY_FORMATS[held.keys])
         encode_values_twin(values, work.page, held.pool, held.anchor, VALUE_FORMATS[held.values])
 
 

@@ -32,6 +32,7 @@ class OneTokenAppends(Handled):
     head_dim: int
     capacity: int
     block: int
+    keys: str
     values: str
     dtype: torch.dtype
     device: torch.device
@@ -181,6 +182,7 @@ class OneTokenAppends(Handled):
     def _held(self) -> Held:
         return Held(
             self.pool,
+            self.keys,
             self.values,
             self.pages.table,
             self.lengths,

@@ -110,6 +110,9 @@ class TieredCache(OneTokenAppends):
         if originals not in PLACES:
             reasons.add(SettingError(f"originals is {originals!r}; give one of {', '.join(PLACES)}"))
         where = reasons.catch(_device, device)
+        least = KEY_FORMATS[keys].least_block if keys in KEY_FORMATS else 1
+        if (tokens := sizes["block"]) is not None and tokens < least:
+            reasons.add(SettingError(f"keys {keys} have groups of {least} tokens, and blocks of {tokens} hold none"))
         reasons.raise_all()
         if where is None:
             raise SettingError(f"device is {device!r}; give one that torch knows")
@@ -120,7 +123,7 @@ class TieredCache(OneTokenAppends):
         self.dtype, self.device, self.keys, self.values = dtype, where, keys, values
         self.max_blocks = max(1, self.capacity // self.block)
         count = int(sizes.get("pages") or self.batch * self.max_blocks)
-        self.pool = allocate(count, self.kv_heads, self.block, self.head_dim, dtype, values, where)
+        self.pool = allocate(count, self.kv_heads, self.block, self.head_dim, dtype, values, where, keys)
         self.pages = PageTable(self.batch, self.max_blocks, count, where)
         self.lengths = torch.zeros(self.batch, dtype=torch.int32, device=where)
         self.anchor = torch.zeros(self.batch, self.kv_heads, self.head_dim, dtype=torch.float32, device=where)
@@ -350,12 +353,12 @@ class TieredCache(OneTokenAppends):
     def _encode_blocks(self, k: torch.Tensor, v: torch.Tensor, to: torch.Tensor, anchor: torch.Tensor) -> None:
         """Encode blocks [n, kv_heads, block, head_dim] of one sequence."""
         at_once = max(1, _ENCODED_AT_ONCE // k[0].numel()) if self.device.type == "cpu" else len(k)
-        fmt = VALUE_FORMATS[self.values]
+        of_keys, of_values = KEY_FORMATS[self.keys], VALUE_FORMATS[self.values]
         for start in range(0, len(k), at_once):
             part = slice(start, start + at_once)
             pages = to[part]
-            encode_keys(k[part], pages, self.pool)
-            encode_values(v[part], pages, self.pool, anchor.expand(len(pages), -1, -1), fmt)
+            encode_keys(k[part], pages, self.pool, of_keys)
+            encode_values(v[part], pages, self.pool, anchor.expand(len(pages), -1, -1), of_values)
 
 
 def _device(device: torch.device | str) -> torch.device:

@@ -76,13 +76,19 @@ def starts(bytes_of: Sequence[int], first: int = 0) -> tuple[int, ...]:
     return tuple(found)
 
 
+def shares(of: Sequence[torch.Tensor]) -> tuple[int, ...]:
+    """Return how many records share one of each field."""
+    return tuple(len(of[0]) // max(1, len(field)) for field in of)
+
+
 def totals_twin(of: Sequence[torch.Tensor], rows: torch.Tensor, first: int = 0) -> torch.Tensor:
     """Sum records; the torch twin of ``kernels.checksum.totals``.
 
     Parameters
     ----------
     of : tensors [R, ...]
-        The fields of a record, contiguous.
+        The fields of a record, contiguous. Of R/n only, if n records that follow each other share a field; not the
+        first one.
     rows : int64 [n]
         Which records.
     first : int
@@ -93,12 +99,12 @@ def totals_twin(of: Sequence[torch.Tensor], rows: torch.Tensor, first: int = 0) 
     int64 [n]
     """
     out = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-    for field, begin, size in zip(of, starts(sizes(of), first), sizes(of), strict=True):
+    for field, begin, size, share in zip(of, starts(sizes(of), first), sizes(of), shares(of), strict=True):
         factors = weight(torch.arange(begin, begin + -(-size // 4), device=rows.device))
         at_once = max(1, _WORDS_AT_ONCE // max(1, len(factors)))
         for start in range(0, len(rows), at_once):
             part = slice(start, start + at_once)
-            held = words(field[rows[part].to(field.device)]).to(rows.device)
+            held = words(field[(rows[part] // share).to(field.device)]).to(rows.device)
             out[part] += (held * factors).sum(-1)
     return out
 
@@ -113,8 +119,11 @@ def totals(of: Sequence[torch.Tensor], rows: torch.Tensor, first: int = 0) -> to
 
 
 def pool_fields(pool: Pool) -> tuple[torch.Tensor, ...]:
-    """Return all that is stored of a page and KV head, [P H, ...] each, in the order of the pool."""
-    return tuple(tensor.flatten(0, 1) for tensor in pool.tensors().values())
+    """Return all that is stored of a page and KV head, [P H, ...] each, in the order of the pool.
+
+    What all KV heads share is [P, ...], and what there is none of is left out.
+    """
+    return tuple(tensor.flatten(0, 1) for tensor in pool.tensors().values() if tensor.shape[1])
 
 
 def resident_fields(resident: Resident) -> tuple[torch.Tensor, ...]:

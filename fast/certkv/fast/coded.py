@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from certkv.fast.pool import VALUE_GROUP, Pool
+from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
+from certkv.fast.pool import Pool
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,8 @@ class Coded:
         Name of the value format.
     first : int
         1 where the first block is among the resident tokens instead (`Budget`), otherwise 0.
+    keys : str
+        Name of the key format.
     """
 
     pool: Pool
@@ -34,21 +37,47 @@ class Coded:
     anchor: torch.Tensor
     values: str
     first: int = 0
+    keys: str = "int8"
 
     @property
     def block(self) -> int:
         """Tokens per block."""
-        return int(self.pool.key_codes.shape[2])
+        return int(self.pool.residual_codes.shape[-1])
+
+    @property
+    def key_bits(self) -> int:
+        """Bits of a key's code."""
+        return KEY_FORMATS[self.keys].bits
+
+    @property
+    def key_group(self) -> int:
+        """Tokens that share a channel's step, from the first of the block on; 0 where all tokens of a block do."""
+        return KEY_FORMATS[self.keys].group
+
+    @property
+    def key_norms(self) -> int:
+        """Norms of a token: 0, 1 for all KV heads, or one for each."""
+        return int(self.pool.key_norm.shape[1])
+
+    @property
+    def keys_rotated(self) -> bool:
+        """Whether steps, minima and codes of keys are in the rotated basis."""
+        return KEY_FORMATS[self.keys].rotated
 
     @property
     def value_bits(self) -> int:
         """Bits of a value's code."""
-        return 8 if self.pool.value_codes.shape[2] == self.block else 4
+        return VALUE_FORMATS[self.values].bits
 
     @property
     def value_group(self) -> int:
         """Channels that share a token's step; 0 where all tokens of a block share a channel's."""
-        return VALUE_GROUP.get(self.values, 0)
+        return VALUE_FORMATS[self.values].group
+
+    @property
+    def values_rotated(self) -> bool:
+        """Whether steps, minima and codes of values are in the rotated basis."""
+        return VALUE_FORMATS[self.values].rotated
 
     def valid(self) -> torch.Tensor:
         """Which blocks a step certifies, bool [batch, 1, 1, max_blocks]."""

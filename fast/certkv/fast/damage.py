@@ -16,7 +16,7 @@ from certkv.fast.anchor import first_block_mean
 from certkv.fast.checksum import of_resident, totals
 from certkv.fast.encode import encode_keys, encode_values
 from certkv.fast.errors import CorruptionError
-from certkv.fast.formats import VALUE_FORMATS
+from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
 from certkv.fast.resident import FIRST, TAIL, norms_ub
 
 if TYPE_CHECKING:
@@ -165,9 +165,16 @@ def repair(cache: TieredCache) -> list[Damage]:
 
 
 def _usable(cache: TieredCache, s: int, b: int, h: int, lost: set[tuple[int, int | None, int | None]]) -> bool:
-    """Whether a block's originals are there and what they were, and those of the first block, which give the anchor."""
-    there = cache.originals.present[s, h, : cache.blocks(s)][[0, b]] if cache.blocks(s) > b else None
-    return there is not None and bool((there != 0).all()) and not {(s, b, h), (s, 0, h)} & lost
+    """Whether a block's originals are there and what they were, and those of the first block, which give the anchor.
+
+    Norms that KV heads share are taken over the originals of all of them.
+    """
+    if cache.blocks(s) <= b:
+        return False
+    needed = {(s, b, h), (s, 0, h)}
+    if KEY_FORMATS[cache.keys].scope == "joint":
+        needed |= {(s, b, other) for other in range(cache.kv_heads)}
+    return all(bool(cache.originals.present[i, k, j]) for i, j, k in needed) and not needed & lost
 
 
 def _restore_length(cache: TieredCache, s: int) -> bool:
@@ -221,13 +228,19 @@ def _encode_again(cache: TieredCache, damaged: list[tuple[int, int, int]]) -> No
     keys, values = (
         x[s.to(x.device), :, b.to(x.device)].to(cache.device) for x in (cache.originals.keys, cache.originals.values)
     )
-    # originals of other heads may be missing, which are NaN
-    keys, values = (torch.where(rewritten[..., None, None], x, 0.0) for x in (keys, values))
+    # originals of other heads may be missing, which are NaN; where norms are joint, they are there
+    fmt = KEY_FORMATS[cache.keys]
+    joint = fmt.scope == "joint"
+    values = torch.where(rewritten[..., None, None], values, 0.0)
+    keys = keys if joint else torch.where(rewritten[..., None, None], keys, 0.0)
     kept = {name: tensor[pages] for name, tensor in cache.pool.tensors().items()}
-    encode_keys(keys, pages, cache.pool)
+    encode_keys(keys, pages, cache.pool, fmt)
     encode_values(values, pages, cache.pool, cache.anchor[s.to(cache.device)], VALUE_FORMATS[cache.values])
     for name, tensor in cache.pool.tensors().items():
-        mine = rewritten.view(*rewritten.shape, *[1] * (tensor.ndim - 2))
+        mine = rewritten.any(1, keepdim=True) if name == "key_norm" and joint else rewritten
+        if tensor.shape[1] == 0:
+            continue
+        mine = mine.view(*mine.shape, *[1] * (tensor.ndim - 2))
         tensor[pages] = torch.where(mine, tensor[pages], kept[name])
     # equal to what they were, unless the checksum itself was what was damaged
     owner = (s * cache.max_blocks + b).to(cache.device)

@@ -10,15 +10,22 @@ from __future__ import annotations
 
 import torch
 
-from certkv.fast.annotate import key_notes, operand_size_ub, value_notes
+from certkv.fast.annotate import key_notes, key_size_ub, operand_size_ub, value_notes
 from certkv.fast.errors import DTypeError, ShapeError
-from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS, Format
-from certkv.fast.pool import KEY_LEVELS, KEYS, VALUES, Pool
+from certkv.fast.formats import INT8, KEY_FORMATS, VALUE_FORMATS, Format, KeyFormat, OscarKeys, OscarValues
+from certkv.fast.formats.rotated import turned_back
+from certkv.fast.pool import KEYS, VALUES, Pool
 
 TYPES = (torch.float16, torch.bfloat16)
 
 
-def encode_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, scratch: torch.Tensor | None = None) -> None:
+def encode_keys(
+    originals: torch.Tensor,
+    pages: torch.Tensor,
+    pool: Pool,
+    fmt: KeyFormat = INT8,
+    scratch: torch.Tensor | None = None,
+) -> None:
     """Encode and measure blocks of keys, and write them to their pages.
 
     Parameters
@@ -29,6 +36,8 @@ def encode_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, scratc
         Where each block goes, no page twice; a negative page skips its block.
     pool : Pool
         Its ``key_*`` tensors and the ``sizes`` of keys are written.
+    fmt : KeyFormat
+        That which the pool was allocated for.
     scratch : float64 [n] or None
         Memory of the kernels, ``operator_norm.scratch_size``; None to allocate it.
 
@@ -38,13 +47,13 @@ def encode_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, scratc
         Types or shapes do not fit the pool. Nothing is looked at that would synchronise: finite originals and pages
         within the pool are the caller's business.
     """
-    check_keys(originals, pages, pool)
-    if originals.is_cuda:
+    check_keys(originals, pages, pool, fmt)
+    if originals.is_cuda and not isinstance(fmt, OscarKeys):
         from certkv.fast.kernels.encode_keys import encode_keys as kernel
 
-        kernel(originals, pages, pool, scratch)
+        kernel(originals, pages, pool, fmt, scratch)
     else:
-        encode_keys_twin(originals, pages, pool)
+        encode_keys_twin(originals, pages, pool, fmt)
 
 
 def encode_values(
@@ -78,7 +87,7 @@ def encode_values(
         As `encode_keys`.
     """
     check_values(originals, pages, pool, anchor, fmt)
-    if originals.is_cuda:
+    if originals.is_cuda and not isinstance(fmt, OscarValues):
         from certkv.fast.kernels.encode_values import encode_values as kernel
 
         kernel(originals, pages, pool, anchor, fmt, scratch)
@@ -86,16 +95,20 @@ def encode_values(
         encode_values_twin(originals, pages, pool, anchor, fmt)
 
 
-def encode_keys_twin(originals: torch.Tensor, pages: torch.Tensor, pool: Pool) -> None:
+def encode_keys_twin(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, fmt: KeyFormat = INT8) -> None:
     """Twin of the kernel; see `encode_keys`."""
     kept = pages >= 0
     x, to = originals[kept], pages[kept].to(torch.int64)
-    fmt = KEY_FORMATS["int8"]
     encoded = fmt.encode(x)
-    decoded, err = fmt.decode(encoded, x.shape[-2])
-    pool.key_codes[to], pool.key_step[to], pool.key_minimum[to] = encoded
-    pool.key_notes[to] = key_notes(x, decoded, err, encoded.step)
-    pool.sizes[to, :, KEYS] = operand_size_ub(encoded.step, encoded.minimum, KEY_LEVELS)
+    inside, err = fmt.decode_rotated(encoded, x.shape[-2])
+    decoded, err = turned_back(inside, err, fmt.rotated)
+    pool.key_codes[to], pool.key_step[to], pool.key_minimum[to] = encoded[:3]
+    if encoded.norm is not None:
+        pool.key_norm[to] = encoded.norm
+    # steps that belong to groups of tokens are no unit of a block
+    unit = torch.ones_like(encoded.step[..., 0, :]) if fmt.group else encoded.step
+    pool.key_notes[to] = key_notes(x, decoded, err, unit, inside)
+    pool.sizes[to, :, KEYS] = key_size_ub(encoded, fmt, x.shape[-2])
 
 
 def encode_values_twin(
@@ -105,19 +118,30 @@ def encode_values_twin(
     kept = pages >= 0
     x, to = originals[kept], pages[kept].to(torch.int64)
     encoded = fmt.encode(x)
-    decoded, err = fmt.decode(encoded, x.shape[-2])
-    pool.value_codes[to], pool.value_step[to], pool.value_minimum[to] = encoded
-    measured = value_notes(x, decoded, err, anchor[kept])
+    inside, err = fmt.decode_rotated(encoded, x.shape[-2])
+    decoded, err = turned_back(inside, err, fmt.rotated)
+    pool.value_codes[to], pool.value_step[to], pool.value_minimum[to] = encoded[:3]
+    measured = value_notes(x, decoded, err, anchor[kept], inside)
     pool.value_notes[to], pool.residual_codes[to], pool.anchored_codes[to] = measured
     # the size of values with groups is the largest norm of a decoded token, a note
     size = 0.0 if fmt.group else operand_size_ub(encoded.step, encoded.minimum, 2.0**fmt.bits - 1.0)
     pool.sizes[to, :, VALUES] = size
 
 
-def check_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool) -> None:
+def check_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, fmt: KeyFormat = INT8) -> None:
     """Raise DTypeError or ShapeError unless the arguments of `encode_keys` fit each other."""
-    _check("keys", originals, pages, pool.key_codes.shape[1:], pool.key_step)
-    _check_contiguous(pool.key_codes, pool.key_step, pool.key_minimum, pool.key_notes, pool.sizes)
+    heads, block = pool.residual_codes.shape[1:]
+    _check("keys", originals, pages, torch.Size((heads, block, pool.key_codes.shape[-1])), pool.key_step)
+    if fmt.name not in KEY_FORMATS:
+        raise ShapeError(f"format {fmt.name!r} has no pages in a pool; use one of {', '.join(sorted(KEY_FORMATS))}")
+    _check_stored("key", pool.key_codes, pool.key_step, fmt, block)
+    norms = fmt.norm_heads(heads)
+    if pool.key_norm.shape[1:] != (norms, block):
+        raise ShapeError(
+            f"pages hold norms {tuple(pool.key_norm.shape[1:])}, but {(norms, block)} are those of {fmt.name!r}; "
+            "allocate the pool for that format"
+        )
+    _check_contiguous(pool.key_codes, pool.key_step, pool.key_minimum, pool.key_norm, pool.key_notes, pool.sizes)
 
 
 def check_values(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, anchor: torch.Tensor, fmt: Format) -> None:
@@ -127,13 +151,7 @@ def check_values(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, ancho
     _check("values", originals, pages, torch.Size((heads, block, head_dim)), pool.value_step)
     if fmt.name not in VALUE_FORMATS:
         raise ShapeError(f"format {fmt.name!r} has no pages in a pool; use one of {', '.join(sorted(VALUE_FORMATS))}")
-    rows = block if fmt.bits == 8 else (block + 1) // 2
-    metadata = (head_dim,) if fmt.group == 0 else (block, -(-head_dim // fmt.group))
-    if pool.value_codes.shape[2] != rows or tuple(pool.value_step.shape[2:]) != metadata:
-        raise ShapeError(
-            f"pages hold value codes {tuple(pool.value_codes.shape[2:])}, steps {tuple(pool.value_step.shape[2:])}, "
-            f"which are not those of {fmt.name!r}; allocate the pool for that format"
-        )
+    _check_stored("value", pool.value_codes, pool.value_step, fmt, block)
     _check_contiguous(pool.value_codes, pool.value_step, pool.value_minimum, pool.value_notes)
     _check_contiguous(pool.residual_codes, pool.anchored_codes, pool.sizes)
     if anchor.dtype != torch.float32:
@@ -156,6 +174,14 @@ def _check(what: str, originals: torch.Tensor, pages: torch.Tensor, shape: torch
     if not originals.device == pages.device == step.device:
         raise ShapeError(
             f"{what} are on {originals.device}, pages on {pages.device}, the pool on {step.device}; use one device"
+        )
+
+
+def _check_stored(side: str, codes: torch.Tensor, step: torch.Tensor, fmt: Format, block: int) -> None:
+    if codes.shape[2] != fmt.rows(block) or tuple(step.shape[2:]) != fmt.metadata(block, codes.shape[-1]):
+        raise ShapeError(
+            f"pages hold {side} codes {tuple(codes.shape[2:])}, steps {tuple(step.shape[2:])}, which are not those of "
+            f"{fmt.name!r}; allocate the pool for that format"
         )
 
 

@@ -58,6 +58,12 @@ def fp32(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.float32).to(torch.float64)
 
 
+def smallest(dtype: torch.dtype) -> float:
+    """Smallest positive number of a type."""
+    info = torch.finfo(dtype)
+    return float(info.smallest_normal * info.eps)
+
+
 def next_up(x: torch.Tensor) -> torch.Tensor:
     """Return the smallest number of the type of x that is greater than x, which is not NaN nor ``+inf``."""
     bits = x.view(_BITS[x.dtype])

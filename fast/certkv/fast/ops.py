@@ -25,9 +25,10 @@ from certkv.fast.attend import attend as first_pass
 from certkv.fast.checks import Reasons, check_tensor
 from certkv.fast.coded import Coded
 from certkv.fast.errors import InputError, SettingError
+from certkv.fast.formats import VALUE_FORMATS, OscarValues
 from certkv.fast.handles import look_up
 from certkv.fast.merge import merge
-from certkv.fast.pool import VALUE_BITS, VALUE_GROUP, Pool
+from certkv.fast.pool import Pool
 from certkv.fast.resident import Resident
 from certkv.fast.workspace import plan_workspace
 
@@ -260,7 +261,8 @@ def attend(
     nothing = q.new_empty(0)
     batch, heads, head_dim = q.shape
     _, kv_heads, block, _ = key_codes.shape
-    pool = Pool(**({field.name: nothing for field in fields(Pool)} | stored))
+    tokens = key_codes.new_empty((0, kv_heads, block))  # what says how many tokens a block has
+    pool = Pool(**({field.name: nothing for field in fields(Pool)} | stored | {"residual_codes": tokens}))
     anchor = q.new_empty((batch, kv_heads, head_dim), dtype=torch.float32)  # attend wants its shape, and no more
     coded = Coded(pool, page_table, lengths, anchor, values, first)
     resident = Resident(resident_keys, resident_values, nothing)
@@ -313,15 +315,14 @@ def _check_attend(
     ShapeError, DTypeError, SettingError, InputError
     """
     reasons = Reasons()
-    if values not in VALUE_BITS:
-        raise SettingError(f"unknown value format {values!r}; choose one of {', '.join(VALUE_BITS)}")
+    known = [name for name, fmt in VALUE_FORMATS.items() if not isinstance(fmt, OscarValues)]
+    if values not in known:
+        raise SettingError(f"unknown value format {values!r}; choose one of {', '.join(known)}")
     if q.ndim != 3 or stored["key_codes"].ndim != 4 or held["page_table"].ndim != 2:
         raise InputError("q must have 3 axes, key_codes 4 and page_table 2; see certkv::attend for what they are")
     (batch, heads, head_dim), (pages, kv_heads, block, _) = q.shape, stored["key_codes"].shape
     max_blocks = held["page_table"].shape[1]
-    rows = block if VALUE_BITS[values] == 8 else -(-block // 2)
-    group = VALUE_GROUP.get(values)
-    metadata = (head_dim,) if group is None else (block, -(-head_dim // group))
+    rows, metadata = VALUE_FORMATS[values].rows(block), VALUE_FORMATS[values].metadata(block, head_dim)
     byte, half, whole = torch.uint8, q.dtype, torch.int32
     slots = (batch, kv_heads, 2, block, head_dim)
     expected: dict[str, tuple[torch.Tensor, tuple[int, ...], torch.dtype]] = {

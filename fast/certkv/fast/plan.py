@@ -27,7 +27,7 @@ from certkv.fast.memory import MemoryTable, Row, measured_peak
 from certkv.fast.outward_fp32 import above, check_roundings
 from certkv.fast.parts import Parts
 from certkv.fast.passes import Passes, passes_for
-from certkv.fast.plan_checks import Listed, checked_scale, device_reasons
+from certkv.fast.plan_checks import Listed, checked_scale, device_reasons, format_reasons
 from certkv.fast.policies import Budget, Naive, PaperPolicy, Policy
 from certkv.fast.refine import Check, State
 from certkv.fast.resident_terms import ResidentPass
@@ -88,7 +88,7 @@ class Plan(Handled):
         # a step that verifies reads copies of the tables, made harmless
         self.verifier = Verifier.planned(cache) if verify == "step" else None
         tables = (cache.pages.table, cache.lengths) if self.verifier is None else self.verifier.tables
-        self.coded = Coded(cache.pool, *tables, cache.anchor, cache.values, min(pinned, max_blocks))
+        self.coded = Coded(cache.pool, *tables, cache.anchor, cache.values, min(pinned, max_blocks), cache.keys)
         self.splits = splits_of(cache) if splits is None else splits
         self.rounding = rounding(model, cache, self.splits, self.rounds, out_dtype)
         self.ws = plan_workspace(batch, q_heads, head_dim, cache.block, max_blocks, self.splits, device)
@@ -391,6 +391,8 @@ def plan(
     reasons.catch(check_roundings, cache.block, -(-cache.max_blocks // CHUNK) + 2)
     if cache.device.type not in ("cpu", "cuda"):
         reasons.add(SettingError(f"the cache is on {cache.device}; steps run on CUDA devices and on the CPU"))
+    for reason in format_reasons(cache):
+        reasons.add(SettingError(reason))
     if cache.device.type == "cuda":
         for reason in device_reasons(cache):
             reasons.add(SettingError(reason))

@@ -7,6 +7,7 @@ import torch
 from certkv.fast.cache import TieredCache
 from certkv.fast.checks import Reasons, real_number
 from certkv.fast.errors import SettingError
+from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS, OscarKeys, OscarValues
 
 HOPPER, LARGEST_HEAD = 9, 256
 
@@ -34,6 +35,16 @@ def checked_scale(scale: float | None, head_dim: int) -> float:
     if not 1.0 / LARGEST_SCALE <= abs(value) <= LARGEST_SCALE:
         raise SettingError(f"scale is {value}; give a finite number whose magnitude is between 2**-60 and 2**60")
     return value
+
+
+def format_reasons(cache: TieredCache) -> list[str]:
+    """Say which formats of the cache steps do not read."""
+    sides = (("keys", cache.keys, KEY_FORMATS), ("values", cache.values, VALUE_FORMATS))
+    return [
+        f"{what} are {name}, which a cache stores and steps do not read yet"
+        for what, name, known in sides
+        if isinstance(known[name], OscarKeys | OscarValues)
+    ]
 
 
 def device_reasons(cache: TieredCache) -> list[str]:

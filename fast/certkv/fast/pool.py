@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from certkv.fast.errors import SettingError
+from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
 
 KEY_NOTES = ("relative_max_ub", "relative_norm_ub", "relative_operator_ub", "decoded_norm_ub")
 """Scalars of a block's keys, in the order of the last axis of ``Pool.key_notes``."""
@@ -23,16 +24,9 @@ VALUE_NOTES = (
 )
 """Scalars of a block's values, in the order of the last axis of ``Pool.value_notes``."""
 
-VALUE_BITS = {"int8": 8, "int4": 4, "int8-g64": 8, "int4-g32": 4}
-VALUE_GROUP = {"int8-g64": 64, "int4-g32": 32}
-"""Channels per group of formats with a step per token and group; the others have one per channel and block."""
-
 
 KEYS, VALUES = 0, 1
 """Sides, in the order of the last axis of ``Pool.sizes``."""
-
-KEY_LEVELS = 256.0
-"""Steps by which the size of a key exceeds its minimum: a code, and one more."""
 
 _POISON_CODE = 0xAA
 _ANNOTATIONS = ("key_notes", "value_notes", "residual_codes", "anchored_codes", "sizes")
@@ -44,22 +38,26 @@ class Pool:
 
     Attributes
     ----------
-    key_codes : uint8 [P, H, B, d]
-    key_step, key_minimum : T [P, H, d]
-    value_codes : uint8 [P, H, R, d]
-        R = B, or ceil(B/2) for 4 bits: low nibble token t, high nibble token t + ceil(B/2).
-    value_step, value_minimum : T [P, H, d] or [P, H, B, groups]
+    key_codes : uint8 [P, H, rows, d]
+        ``rows = ceil(B bits / 8)``; byte row t holds tokens t, t + rows, ... from the lowest bits up.
+    key_step, key_minimum : T [P, H, d] or [P, H, groups of tokens, d]
+    key_norm : float32 [P, Hn, B]
+        Norms of tokens: Hn is 1 where all KV heads share them, H where each has its own, and 0 where there are none.
+    value_codes : uint8 [P, H, rows, d]
+    value_step, value_minimum : T [P, H, d] or [P, H, B, groups of channels]
     key_notes : bfloat16 [P, H, 4]
     value_notes : bfloat16 [P, H, 7]
     residual_codes, anchored_codes : uint8 [P, H, B]
     sizes : float32 [P, H, 2]
-        Upper bounds of what a pass adds up, for its rounding: ``||(|minimum_c| + 256 step_c)_c||`` of keys and
-        ``||(|minimum_c| + levels step_c)_c||`` of values; the second is 0 where values have groups.
+        Upper bounds of what a pass adds up, for its rounding: the largest ``norm_t ||(|minimum_c| + (levels + 1)
+        step_c)_c||`` of keys (norm 1 where there is none, levels the largest code) and ``||(|minimum_c| + levels
+        step_c)_c||`` of values; the second is 0 where values have groups.
     """
 
     key_codes: torch.Tensor
     key_step: torch.Tensor
     key_minimum: torch.Tensor
+    key_norm: torch.Tensor
     value_codes: torch.Tensor
     value_step: torch.Tensor
     value_minimum: torch.Tensor
@@ -99,20 +97,24 @@ def allocate(
     dtype: torch.dtype,
     values: str,
     device: torch.device | str = "cpu",
+    keys: str = "int8",
 ) -> Pool:
     """Allocate a pool whose pages hold nothing yet: bytes 0xAA in codes, NaN in floats, so that a stray read shows.
 
     Raises
     ------
     SettingError
-        An unknown value format.
+        An unknown format, or blocks that do not hold the groups which its name promises.
     """
-    if values not in VALUE_BITS:
-        raise SettingError(f"value format {values!r} is unknown; give one of {', '.join(sorted(VALUE_BITS))}")
-    rows = block if VALUE_BITS[values] == 8 else -(-block // 2)
+    for what, name, known in (("value", values, tuple(VALUE_FORMATS)), ("key", keys, tuple(KEY_FORMATS))):
+        if name not in known:
+            raise SettingError(f"{what} format {name!r} is unknown; give one of {', '.join(sorted(known))}")
+    of_keys, of_values = KEY_FORMATS[keys], VALUE_FORMATS[values]
+    if block < of_keys.least_block:
+        raise SettingError(f"keys {keys} have groups of {of_keys.group} tokens, and blocks of {block} hold none")
     per_head = (pages, kv_heads)
-    group = VALUE_GROUP.get(values)
-    metadata = (*per_head, head_dim) if group is None else (*per_head, block, -(-head_dim // group))
+    of_key = (*per_head, *of_keys.metadata(block, head_dim))
+    of_value = (*per_head, *of_values.metadata(block, head_dim))
 
     def codes(*shape: int) -> torch.Tensor:
         return torch.full(shape, _POISON_CODE, dtype=torch.uint8, device=device)
@@ -121,12 +123,13 @@ def allocate(
         return torch.full(shape, float("nan"), dtype=of, device=device)
 
     return Pool(
-        key_codes=codes(*per_head, block, head_dim),
-        key_step=floats((*per_head, head_dim), dtype),
-        key_minimum=floats((*per_head, head_dim), dtype),
-        value_codes=codes(*per_head, rows, head_dim),
-        value_step=floats(metadata, dtype),
-        value_minimum=floats(metadata, dtype),
+        key_codes=codes(*per_head, of_keys.rows(block), head_dim),
+        key_step=floats(of_key, dtype),
+        key_minimum=floats(of_key, dtype),
+        key_norm=floats((pages, of_keys.norm_heads(kv_heads), block), torch.float32),
+        value_codes=codes(*per_head, of_values.rows(block), head_dim),
+        value_step=floats(of_value, dtype),
+        value_minimum=floats(of_value, dtype),
         key_notes=floats((*per_head, len(KEY_NOTES)), torch.bfloat16),
         value_notes=floats((*per_head, len(VALUE_NOTES)), torch.bfloat16),
         residual_codes=codes(*per_head, block),

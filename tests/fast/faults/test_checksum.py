@@ -111,15 +111,20 @@ def test_a_tile_of_sixteen_bits_sums_to_the_same() -> None:
     assert torch.equal(out, totals_twin((x,), torch.zeros(1, dtype=torch.int64)))
 
 
-def test_every_flipped_bit_of_a_page_is_noticed() -> None:
-    cache = filled(values="int4", tokens=(17,))
+@pytest.mark.parametrize("keys", ["int8", "oscar", "oscar-head"])
+def test_every_flipped_bit_of_a_page_is_noticed(keys: str) -> None:
+    cache = filled(keys=keys, values="int4", tokens=(17,))
     page, owner = torch.tensor(cache.pages.pages(0)), torch.arange(2)
-    for tensor in cache.pool.tensors().values():
-        record = tensor[cache.pages.pages(0)[1], 1]
+    held = {name: tensor for name, tensor in cache.pool.tensors().items() if tensor.shape[1]}
+    assert ("key_norm" in held) == (keys != "int8")
+    for tensor in held.values():
+        record = tensor[cache.pages.pages(0)[1], -1]
+        # what the KV heads share is part of what each of them reads
+        mine = [tensor.shape[1] == 1, True]
         for bit in range(8 * record.nbytes):
             flip(record, bit)
             now = cache.checksums.of_blocks(cache.pool, page, owner)
-            assert (now != cache.checksums.blocks[page]).tolist() == [[False, False], [False, True]]
+            assert (now != cache.checksums.blocks[page]).tolist() == [[False, False], mine]
             flip(record, bit)
     assert torch.equal(cache.checksums.of_blocks(cache.pool, page, owner), cache.checksums.blocks[page])
 

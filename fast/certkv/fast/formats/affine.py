@@ -24,7 +24,7 @@ def quantize(x: torch.Tensor, axis: int, levels: int) -> tuple[torch.Tensor, tor
     axis : int
         The axis that shares a step.
     levels : int
-        15 or 255.
+        3, 15 or 255.
 
     Returns
     -------
@@ -38,13 +38,18 @@ def quantize(x: torch.Tensor, axis: int, levels: int) -> tuple[torch.Tensor, tor
     # a tensor, because CUDA multiplies by the reciprocal of a Python number
     half_levels = torch.full((), levels / 2, dtype=torch.float64, device=x.device)
     step = round_up(fp32(half_range / half_levels), x.dtype)
-    half_step = 0.5 * step.to(torch.float64)
-    divisor = torch.where(half_step > 0, half_step, 1.0)
-    quotient = fp32(fp32(0.5 * x64 - 0.5 * lo) / divisor)
-    codes = torch.round(quotient).clamp(0, levels).to(torch.uint8)
+    codes = codes_of(x64, step.to(torch.float64), lo, levels)
     # lo is an element, so these conversions are exact
     minimum = lo.to(torch.float32).to(x.dtype)
     return codes, step.squeeze(axis), minimum.squeeze(axis)
+
+
+def codes_of(x: torch.Tensor, step: torch.Tensor, minimum: torch.Tensor, levels: int) -> torch.Tensor:
+    """Return the codes of numbers, uint8, from the step and the minimum that are stored; float64, broadcast."""
+    half_step = 0.5 * step
+    divisor = torch.where(half_step > 0, half_step, 1.0)
+    quotient = fp32(fp32(0.5 * x - 0.5 * minimum) / divisor)
+    return torch.round(quotient).clamp(0, levels).to(torch.uint8)
 
 
 def reconstruct(codes: torch.Tensor, step: torch.Tensor, minimum: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

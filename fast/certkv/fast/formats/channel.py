@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from certkv.fast.formats.affine import quantize, reconstruct
 from certkv.fast.formats.base import Encoded
-from certkv.fast.formats.packing import pack4, unpack4
+from certkv.fast.formats.packing import pack_plane, plane_rows, unpack_plane
+from certkv.fast.formats.token_norm import Scope
 
 
 @dataclass(frozen=True)
@@ -17,17 +19,36 @@ class PerChannel:
 
     name: str
     bits: int
-    group: int = 0
+    group: ClassVar[int] = 0
+    rotated: ClassVar[bool] = False
+    scope: ClassVar[Scope | None] = None
+    least_block: ClassVar[int] = 1
+
+    def rows(self, block: int) -> int:
+        """Return ``ceil(B bits / 8)``."""
+        return plane_rows(block, self.bits)
+
+    def metadata(self, block: int, head_dim: int) -> tuple[int, ...]:
+        """Return the shape of a block's steps: channels."""
+        return (head_dim,)
+
+    def norm_heads(self, kv_heads: int) -> int:
+        """Return 0: there are no norms."""
+        return 0
 
     def encode(self, x: torch.Tensor) -> Encoded:
         """Encode blocks [..., B, d]; see `Format.encode`."""
         codes, step, minimum = quantize(x, -2, 2**self.bits - 1)
-        return Encoded(pack4(codes) if self.bits == 4 else codes, step, minimum)
+        return Encoded(pack_plane(codes, self.bits), step, minimum)
 
     def decode(self, encoded: Encoded, block: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the meaning and the error of its one rounding; see `Format.decode`."""
-        codes = unpack4(encoded.codes, block) if self.bits == 4 else encoded.codes
+        codes = unpack_plane(encoded.codes, self.bits, block)
         return reconstruct(codes, encoded.step.unsqueeze(-2), encoded.minimum.unsqueeze(-2))
+
+    def decode_rotated(self, encoded: Encoded, block: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the same: nothing is rotated."""
+        return self.decode(encoded, block)
 
 
 INT8 = PerChannel("int8", 8)

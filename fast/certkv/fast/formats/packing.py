@@ -1,7 +1,7 @@
-"""Two 4-bit codes per byte, packed along tokens.
+"""Codes of 2, 4 or 8 bits in bytes, packed along tokens.
 
-With ``half = ceil(B/2)``, byte row t holds token t in its low nibble and token ``t + half`` in its high nibble (0 if B
-is odd and that token does not exist).
+With ``rows = ceil(B bits / 8)``, byte row t holds tokens t, t + rows, t + 2 rows, ... from the lowest bits up, 0 where
+there is no such token.
 """
 
 from __future__ import annotations
@@ -9,21 +9,22 @@ from __future__ import annotations
 import torch
 
 
-def packed_rows(block: int) -> int:
-    """Return ``ceil(B/2)``, the byte rows of a block."""
-    return (block + 1) // 2
+def plane_rows(block: int, bits: int) -> int:
+    """Return ``ceil(B bits / 8)``, the byte rows of a block of codes of 1, 2, 4 or 8 bits."""
+    return -(-block // (8 // bits))
 
 
-def pack4(codes: torch.Tensor) -> torch.Tensor:
-    """Pack codes 0..15, uint8 [..., B, d], into bytes [..., ceil(B/2), d]."""
-    half = packed_rows(codes.shape[-2])
-    packed = codes[..., :half, :].clone()
-    high = codes[..., half:, :]
-    packed[..., : high.shape[-2], :] |= high << 4
+def pack_plane(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Pack codes of 1, 2, 4 or 8 bits, uint8 [..., B, d], into bytes [..., rows, d]."""
+    rows = plane_rows(codes.shape[-2], bits)
+    packed = codes[..., :rows, :].clone()
+    for i in range(1, 8 // bits):
+        part = codes[..., i * rows : (i + 1) * rows, :]
+        packed[..., : part.shape[-2], :] |= part << (i * bits)
     return packed
 
 
-def unpack4(packed: torch.Tensor, block: int) -> torch.Tensor:
-    """Unpack bytes [..., ceil(B/2), d] into codes [..., B, d]; the inverse of `pack4`."""
-    high = packed >> 4
-    return torch.cat([packed & 15, high[..., : block - packed_rows(block), :]], dim=-2)
+def unpack_plane(packed: torch.Tensor, bits: int, block: int) -> torch.Tensor:
+    """Unpack bytes [..., rows, d] into codes [..., B, d]; the inverse of `pack_plane`."""
+    parts = [(packed >> (i * bits)) & (2**bits - 1) for i in range(8 // bits)]
+    return torch.cat(parts, dim=-2)[..., :block, :]

@@ -16,7 +16,18 @@ import triton
 import triton.language as tl
 
 from certkv.fast import checksum
-from certkv.fast.checksum import FACTORS, M31, OWNER, SHIFT, anchor_start, pool_fields, resident_fields, sizes, starts
+from certkv.fast.checksum import (
+    FACTORS,
+    M31,
+    OWNER,
+    SHIFT,
+    anchor_start,
+    pool_fields,
+    resident_fields,
+    shares,
+    sizes,
+    starts,
+)
 from certkv.fast.pool import Pool
 from certkv.fast.resident import FIRST, TAIL, Resident
 
@@ -81,19 +92,19 @@ def record(total, field, row, START: tl.constexpr, BYTES: tl.constexpr, N: tl.co
 
 
 @triton.jit
-def records(fields, row, STARTS: tl.constexpr, SIZES: tl.constexpr, N: tl.constexpr):
-    """Sum record ``row`` over all fields; int64."""
+def records(fields, row, STARTS: tl.constexpr, SIZES: tl.constexpr, SHARES: tl.constexpr, N: tl.constexpr):
+    """Sum record ``row`` over all fields, each of which SHARES records share; int64."""
     total = tl.zeros((N,), tl.uint64)
     for f in tl.static_range(len(SIZES)):
-        total = record(total, fields[f], row, STARTS[f], SIZES[f], N)
+        total = record(total, fields[f], row // SHARES[f], STARTS[f], SIZES[f], N)
     return tl.sum(total, 0).to(tl.int64, bitcast=True)
 
 
 @triton.jit
-def totals_kernel(fields, rows, out, STARTS: tl.constexpr, SIZES: tl.constexpr, N: tl.constexpr):
+def totals_kernel(fields, rows, out, STARTS: tl.constexpr, SIZES: tl.constexpr, SHARES: tl.constexpr, N: tl.constexpr):
     """Sum record ``rows[program_id(0)]``."""
     i = tl.program_id(0).to(tl.int64)
-    tl.store(out + i, records(fields, tl.load(rows + i), STARTS, SIZES, N))
+    tl.store(out + i, records(fields, tl.load(rows + i), STARTS, SIZES, SHARES, N))
 
 
 @triton.jit
@@ -102,7 +113,7 @@ def resident_total(
     N: tl.constexpr,
 ):  # fmt: skip
     """Sum what stays on the device: slot ``row % 2`` of KV head ``row // 2`` of all sequences'."""
-    total = records(fields, row, STARTS, SIZES, N)
+    total = records(fields, row, STARTS, SIZES, (1, 1, 1), N)
     if row % 2 == FIRST_SLOT:
         held = record(tl.zeros((N,), tl.uint64), anchor, row // 2, ANCHOR_START, ANCHOR, N)
         total += tl.sum(held, 0).to(tl.int64, bitcast=True)
@@ -149,6 +160,7 @@ def write_filled_kernel(
     BLOCK_BYTES: tl.constexpr,
     STARTS: tl.constexpr,
     SIZES: tl.constexpr,
+    SHARES: tl.constexpr,
     N: tl.constexpr,
 ):
     """Keep the checksums of what head ``program_id(1)`` of sequence ``program_id(0)`` has filled, if it has."""
@@ -159,11 +171,12 @@ def write_filled_kernel(
         return
     block = tl.load(place + s) // B
     owner = s * max_blocks + block
-    tl.store(sums + at * H + head, records(fields, at * H + head, STARTS, SIZES, N) + owner * OWNER_WEIGHT)
+    total = records(fields, at * H + head, STARTS, SIZES, SHARES, N)
+    tl.store(sums + at * H + head, total + owner * OWNER_WEIGHT)
     row = s * H + head
     to = original_sums + row * max_blocks + block
-    tl.store(to, records((tail_keys,), row * 2 + TAIL_SLOT, (0,), (BLOCK_BYTES,), N))
-    tl.store(to + side, records((tail_values,), row * 2 + TAIL_SLOT, (0,), (BLOCK_BYTES,), N))
+    tl.store(to, records((tail_keys,), row * 2 + TAIL_SLOT, (0,), (BLOCK_BYTES,), (1,), N))
+    tl.store(to + side, records((tail_values,), row * 2 + TAIL_SLOT, (0,), (BLOCK_BYTES,), (1,), N))
 
 
 def write_filled(sums: Checksums, pool: Pool, resident: Resident, place: torch.Tensor, page: torch.Tensor) -> None:
@@ -184,6 +197,7 @@ def write_filled(sums: Checksums, pool: Pool, resident: Resident, place: torch.T
         BLOCK_BYTES=sizes(tails)[0],
         STARTS=starts(sizes(of_pool)),
         SIZES=sizes(of_pool),
+        SHARES=shares(of_pool),
         N=LANES,
         num_warps=WARPS,
     )
@@ -203,7 +217,14 @@ def totals(of: Sequence[torch.Tensor], rows: torch.Tensor, first: int = 0) -> to
     if len(rows):
         bytes_of = sizes(of)
         totals_kernel[(len(rows),)](
-            patterns(of), rows, out, STARTS=starts(bytes_of, first), SIZES=bytes_of, N=LANES, num_warps=WARPS
+            patterns(of),
+            rows,
+            out,
+            STARTS=starts(bytes_of, first),
+            SIZES=bytes_of,
+            SHARES=shares(of),
+            N=LANES,
+            num_warps=WARPS,
         )
     return out
 

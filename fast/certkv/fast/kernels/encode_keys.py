@@ -15,12 +15,12 @@ import torch
 import triton
 import triton.language as tl
 
-from certkv.fast.formats.channel import INT8
+from certkv.fast.formats import INT8, KeyFormat
 from certkv.fast.kernels.affine import quantize, reconstruct
 from certkv.fast.kernels.operator_norm import RELATIVE, operator_norms
 from certkv.fast.kernels.rounding import narrow, up, up_single, widen
 from certkv.fast.numbers import norm_factor, outward
-from certkv.fast.pool import KEY_LEVELS, KEYS, Pool
+from certkv.fast.pool import KEYS, Pool
 
 CHANNELS = 16
 """Channels of a tile."""
@@ -94,7 +94,13 @@ def encode_keys_kernel(
     tl.store(sizes + place * 2 + KEY_SIDE, up_single(tl.sqrt(tl.sum(size_squares, 0)) * NORM))
 
 
-def encode_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, scratch: torch.Tensor | None = None) -> None:
+def encode_keys(
+    originals: torch.Tensor,
+    pages: torch.Tensor,
+    pool: Pool,
+    fmt: KeyFormat = INT8,
+    scratch: torch.Tensor | None = None,
+) -> None:
     """Launch the kernels; see `certkv.fast.encode.encode_keys`, which checks the arguments."""
     if originals.stride(-1) != 1:
         originals = originals.contiguous()
@@ -121,9 +127,9 @@ def encode_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, scratc
             BFLOAT=originals.dtype == torch.bfloat16,
             QUOTIENT=outward(2),
             NORM=norm_factor(padded, 1),
-            LEVELS=KEY_LEVELS,
+            LEVELS=2.0**fmt.bits,
             num_warps=4,
             enable_fp_fusion=False,
         )
         stored = (pool.key_codes, pool.key_step, pool.key_minimum)
-        operator_norms(RELATIVE, originals, pages, stored, pool.key_notes, 2, INT8, scratch=scratch)
+        operator_norms(RELATIVE, originals, pages, stored, pool.key_notes, 2, fmt, scratch=scratch)

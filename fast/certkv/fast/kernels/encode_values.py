@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from certkv.fast.formats.base import Format
-from certkv.fast.formats.packing import packed_rows
+from certkv.fast.formats.packing import plane_rows
 from certkv.fast.kernels.affine import quantize, reconstruct, token_of_row
 from certkv.fast.kernels.log_codes import encode as encode_log_codes
 from certkv.fast.kernels.operator_norm import ANCHORED, RESIDUAL, operator_norms
@@ -151,7 +151,7 @@ def encode_values(
     n, heads, block, head_dim = originals.shape
     if n == 0:
         return
-    half = packed_rows(block) if fmt.bits == 4 else block
+    half = plane_rows(block, fmt.bits)
     row_half = max(8 if fmt.bits == 4 else 16, triton.next_power_of_2(half))
     rows = 2 * row_half if fmt.bits == 4 else row_half
     channels = fmt.group or 16

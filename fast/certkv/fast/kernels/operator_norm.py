@@ -30,7 +30,7 @@ import triton
 import triton.language as tl
 
 from certkv.fast.formats.base import Format
-from certkv.fast.formats.packing import packed_rows
+from certkv.fast.formats.packing import plane_rows
 from certkv.fast.kernels.affine import reconstruct, token_of_row
 from certkv.fast.kernels.rounding import up, widen
 from certkv.fast.log_codes import ratios
@@ -262,7 +262,7 @@ def _programs(items: int, device: torch.device) -> int:
 
 def _tile(block: int, bits: int) -> tuple[int, int, int]:
     """Byte rows, rows of a half of a tile, and rows of a tile."""
-    half = packed_rows(block) if bits == 4 else block
+    half = plane_rows(block, bits)
     row_half = max(8 if bits == 4 else 16, triton.next_power_of_2(half))
     return half, row_half, 2 * row_half if bits == 4 else row_half
 

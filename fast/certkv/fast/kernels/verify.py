@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from certkv.fast.certificate import Status
-from certkv.fast.checksum import Checksums, pool_fields, resident_fields, sizes, starts
+from certkv.fast.checksum import Checksums, pool_fields, resident_fields, shares, sizes, starts
 from certkv.fast.choose import EXACT_HEAD
 from certkv.fast.coded import Coded
 from certkv.fast.finish import Result
@@ -74,9 +74,9 @@ def original(store, scratch, slots, at, item, BLOCK_BYTES: tl.constexpr, SLOTS: 
     if SLOTS > 0:
         slot = tl.load(slots + item)
     if (slot >= 0) & (slot < SLOTS):
-        total = records((scratch,), slot.to(tl.int64), (0,), (BLOCK_BYTES,), N)
+        total = records((scratch,), slot.to(tl.int64), (0,), (BLOCK_BYTES,), (1,), N)
     else:
-        total = records((store,), at, (0,), (BLOCK_BYTES,), N)
+        total = records((store,), at, (0,), (BLOCK_BYTES,), (1,), N)
     return total
 
 
@@ -108,6 +108,7 @@ def verify_kernel(
     SLOTS: tl.constexpr,
     POOL_STARTS: tl.constexpr,
     POOL_SIZES: tl.constexpr,
+    POOL_SHARES: tl.constexpr,
     STARTS: tl.constexpr,
     SIZES: tl.constexpr,
     ANCHOR_START: tl.constexpr,
@@ -127,7 +128,7 @@ def verify_kernel(
         page = tl.load(page_table + sequence * max_blocks + unit).to(tl.int64)
         row = page * H + head
         owner = (sequence * max_blocks + unit).to(tl.int64)
-        total = records(fields, row, POOL_STARTS, POOL_SIZES, N) + owner * OWNER_WEIGHT
+        total = records(fields, row, POOL_STARTS, POOL_SIZES, POOL_SHARES, N) + owner * OWNER_WEIGHT
         wrong = (total != tl.load(sums + row)).to(tl.int32)
         at = kv * max_blocks + unit
         level = 0
@@ -289,6 +290,7 @@ def verify(
         SLOTS=scratch.slots,
         POOL_STARTS=starts(sizes(of_pool)),
         POOL_SIZES=sizes(of_pool),
+        POOL_SHARES=shares(of_pool),
         num_warps=WARPS,
         **resident_constants(coded.anchor, resident),
     )
