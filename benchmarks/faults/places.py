@@ -23,7 +23,8 @@ TABLES = ("page table", "length")
 def _page(name: str) -> Place:
     def place(cache: TieredCache, s: int, rng: random.Random) -> torch.Tensor:
         page = rng.choice(cache.pages.pages(s))
-        return cache.pool.tensors()[name][page, rng.randrange(cache.kv_heads)]
+        tensor = cache.pool.tensors()[name]
+        return tensor[page, rng.randrange(tensor.shape[1])]  # heads, or one for all of them
 
     return place
 
@@ -92,7 +93,7 @@ def fields(cache: TieredCache) -> dict[str, Place]:
     """Return every field by name."""
     return {
         **({SCRATCH: _scratch} if cache.scratch.slots else {}),
-        **{name.replace("_", " "): _page(name) for name in cache.pool.tensors()},
+        **{name.replace("_", " "): _page(name) for name, tensor in cache.pool.tensors().items() if tensor.numel()},
         "page table": _entry,
         "length": _length,
         "anchor": _anchor,

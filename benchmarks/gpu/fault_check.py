@@ -65,9 +65,9 @@ def fields(cache: TieredCache) -> dict[str, Flip]:
     pages, heads, blocks = cache.pages.pages(0), cache.kv_heads, cache.blocks(0)
 
     def page(tensor: torch.Tensor) -> Flip:
-        return lambda c, rng: tensor[rng.choice(pages), rng.randrange(heads)]
+        return lambda c, rng: tensor[rng.choice(pages), rng.randrange(tensor.shape[1])]
 
-    found: dict[str, Flip] = {name: page(tensor) for name, tensor in cache.pool.tensors().items()}
+    found: dict[str, Flip] = {name: page(tensor) for name, tensor in cache.pool.tensors().items() if tensor.numel()}
     return found | {
         "page table": lambda c, rng: c.pages.table[0, rng.randrange(blocks) :][:1],
         "length": lambda c, rng: c.lengths[:1],

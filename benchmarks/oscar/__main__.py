@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import csv
 import platform
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
@@ -18,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks import origin
 from benchmarks.oscar.finding import Finding, find
 from benchmarks.oscar.promised import Promise, promises
 from benchmarks.oscar.sources import PEAKED, captures, heads, imbalances
@@ -28,6 +28,7 @@ from certkv.cli.progress import progress
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks/results/oscar.csv"
+MEASURED = ("reference", "benchmarks/oscar", "benchmarks/tightness")
 
 SWITCHES = ("kivi", "oscar-scaling", "oscar-rotation", "oscar", "oscar-head", "oscar-paper")
 """Neither, one of the two, both; per head; with an integer zero point."""
@@ -37,17 +38,6 @@ CASES, CASES_SMALL = 47, 8
 """Layers of findings, and pairs of promises on each layer, for progress."""
 
 PAIRS = (("int8", "int4-g32"), ("oscar-4", "oscar-4"), ("oscar+2+4", "oscar+2+4"), ("oscar", "oscar"), ("kivi", "kivi"))
-
-
-def commit() -> str:
-    """Return the checkout's commit, with a "+" where the code that is measured differs; "unknown" outside of git."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    changed = git("status", "--porcelain", "--", "reference", "benchmarks/oscar", "benchmarks/tightness")
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
 
 
 def findings(small: bool) -> Iterator[tuple[str, list[Finding]]]:
@@ -97,12 +87,13 @@ def append(file: Path, rows: Sequence[dict[str, Any]]) -> None:
 def main() -> int:
     """Parse the command line, run, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="a few small cases")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="result file, appended to")
+    parser.add_argument("--small", action="store_true", help="a few small cases, recorded where --out says alone")
+    origin.add_arguments(parser, RESULTS)
     options = parser.parse_args()
+    out, of = origin.asked(parser, options, RESULTS, *MEASURED)
     head = {
         "run": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "commit": commit(),
+        "commit": of,
         "versions": f"certkv {version('certkv')}, NumPy {version('numpy')}, Python {platform.python_version()}",
     }
     rows: list[dict[str, Any]] = []
@@ -116,9 +107,12 @@ def main() -> int:
             rows += [head | {"kind": "promise"} | asdict(promise) for promise in others]
             violations += sum(promise.violations for promise in others)
             tick(name, 1)
-    append(options.out, rows)
+    if out is not None:
+        append(out, rows)
     steps = sum(row.get("head_steps", 0) for row in rows)
-    Console(file=sys.stdout).print(f"{steps} head-steps, {violations} violations; {options.out}", soft_wrap=True)
+    Console(file=sys.stdout).print(
+        f"{steps} head-steps, {violations} violations; {out or 'not recorded'}", soft_wrap=True
+    )
     return 1 if violations else 0
 
 
