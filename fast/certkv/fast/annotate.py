@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 
 from certkv.fast import log_codes
+from certkv.fast.charges import LEAST_STEP
 from certkv.fast.formats import Encoded, KeyFormat
 from certkv.fast.numbers import U, norm_factor, outward, round_down, round_up, row_norms
 from certkv.fast.operator_norm import operator_norm_ub
@@ -110,15 +111,18 @@ def operand_size_ub(step: torch.Tensor, minimum: torch.Tensor, levels: float) ->
 
 
 def key_size_ub(encoded: Encoded, fmt: KeyFormat, block: int) -> torch.Tensor:
-    """Upper bound of ``norm_t ||(|minimum_c| + 2^bits step_c)_c||`` over the tokens, float32 [...]: `Pool.sizes`."""
+    """Upper bound of ``norm_t ||(|minimum_c| + 2^bits step_c)_c||`` over the tokens, float32 [...]: `Pool.sizes`.
+
+    Steps of groups count as `LEAST_STEP` more than they are.
+    """
     levels = 2.0**fmt.bits
     if not fmt.group:
         return operand_size_ub(encoded.step, encoded.minimum, levels)
-    widest = encoded.minimum.to(torch.float64).abs() + levels * encoded.step.to(torch.float64)
+    widest = encoded.minimum.to(torch.float64).abs() + levels * (encoded.step.to(torch.float64) + LEAST_STEP)
     norms = row_norms(widest)[..., torch.arange(block, device=widest.device) // fmt.group]
     if encoded.norm is not None:
         norms = norms * encoded.norm.to(torch.float64)
-    return round_up(norms.amax(-1) * norm_factor(widest.shape[-1], 2), torch.float32)
+    return round_up(norms.amax(-1) * norm_factor(widest.shape[-1], 3), torch.float32)
 
 
 def value_notes(

@@ -11,6 +11,10 @@ from certkv.fast.outward_fp32 import above, below
 LARGEST_OPERAND = 2.0**60
 """Operands above this have no certificate: what underflow loses of their products is not charged."""
 
+LEAST_STEP = 2.0**-12
+"""Steps of keys with groups of tokens count as so much more, before a token's norm multiplies them: what scores lose
+absolutely in these units is relative to that."""
+
 LARGEST_SIZE = 2.0**20
 """Scores larger than this, in nats, have no certificate: the error of their own exponent is not charged."""
 
