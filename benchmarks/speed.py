@@ -1,0 +1,191 @@
+"""Tables of `certkv bench` in the pages, rewritten between their markers from the newest rows of the result file.
+
+    certkv bench --csv benchmarks/results/bench.csv ...      # on a GPU
+    python -m benchmarks.speed
+
+A page has a section on what nothing was measured of only once there are rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results/bench.csv"
+END = "<!-- end -->"
+
+Row = dict[str, str]
+"""As in the file; a column that an older run did not have is empty."""
+
+SHAPE = {"q_heads": "32", "kv_heads": "8", "head_dim": "128", "block": "64", "dtype": "float16"}
+"""What the pages speak of."""
+
+SETTING = ("device", "batch", "tokens", "keys", "values", "policy", "tolerance", "scratch", "originals")
+"""What tells rows of one shape apart; of rows alike the newest counts."""
+
+Group = dict[tuple[str, str], Row]
+"""Rows of one cache, by policy and tolerance."""
+
+
+def newest(rows: Sequence[Row]) -> list[Row]:
+    """Return the newest row of every setting that was timed on a GPU, in the shape of the pages."""
+    found: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        if not row["device"].startswith("cpu") and all(row[name] == x for name, x in SHAPE.items()):
+            setting = tuple(row[name] for name in SETTING)
+            found.pop(setting, None)  # so that what is last in the file is last here
+            found[setting] = row
+    return list(found.values())
+
+
+def groups(rows: Sequence[Row]) -> list[Group]:
+    """Put rows of one cache and commit together, smallest first: the newest one's. Scratch is for another table."""
+    made: dict[tuple[int, int, str, str], Group] = {}
+    for row in reversed(rows):
+        if row["scratch"] == "off" and row["originals"] == "host":
+            of = (int(row["batch"]), int(row["tokens"]), row["keys"], row["values"])
+            group = made.setdefault(of, {})
+            if row["commit"] == next(iter(group.values()), row)["commit"]:
+                group[row["policy"], row["tolerance"]] = row
+    return [made[of] for of in sorted(made)]
+
+
+def number(text: str) -> str:
+    """Three digits; nothing for what was not measured."""
+    if not text:
+        return "-"
+    x = float(text)
+    return f"{x:,.0f}" if x >= 100 else f"{x:.1f}"
+
+
+def times(text: str) -> str:
+    """Format a factor."""
+    return f"{float(text):.2f}x" if text else "-"
+
+
+def per_cent(text: str) -> str:
+    """Format a share."""
+    return f"{float(text):.0f} %" if text else "-"
+
+
+MET, ONE = ("budget", "met"), ("budget", "1%")
+
+Cell = Callable[[Group], str]
+
+
+def _of(policy: tuple[str, str], column: str, form: Callable[[str], str]) -> Cell:
+    return lambda group: form(group[policy][column]) if policy in group else "-"
+
+
+def _any(column: str, form: Callable[[str], str]) -> Cell:
+    """Return a column that is the same for every policy."""
+    return lambda group: form(next(iter(group.values()))[column])
+
+
+CACHE: dict[str, Cell] = {
+    "batch": _any("batch", str),
+    "tokens": _any("tokens", lambda text: f"{int(text):,}"),
+    "keys, values": lambda group: "{keys}, {values}".format(**next(iter(group.values()))),
+    "dense SDPA": _any("dense_us", number),
+    "floor of the bytes": _any("floor_us", number),
+    "pass alone": _any("bare_us", number),
+    "against dense": _any("bare_speedup", times),
+    "`Budget`, nothing promoted": _of(MET, "step_us", number),
+    "the step against dense": _of(MET, "speedup", times),
+    "certificate": _of(MET, "certificate", per_cent),
+}
+
+FAST: dict[str, Cell] = {
+    **CACHE,
+    "`Naive`": _of(("naive", ""), "step_us", number),
+    "`Budget`, 1 % promoted": _of(ONE, "step_us", number),
+}
+
+
+def table(found: Sequence[Group], columns: dict[str, Cell]) -> str:
+    """Return a table of the columns that have anything in them, and a line that says of which code and machine."""
+    cells = {name: [cell(group) for group in found] for name, cell in columns.items()}
+    shown = {name: column for name, column in cells.items() if set(column) != {"-"}}
+    lines = [list(shown), ["---"] * len(shown), *map(list, zip(*shown.values(), strict=True))]
+    rows = [row for group in found for row in group.values()]
+    machine = ", ".join(dict.fromkeys(f"{r['device']}, torch {r['torch']}, Triton {r['triton']}" for r in rows))
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{body}\n\n{machine}; commit {commits}."
+
+
+def is_oscar(group: Group) -> bool:
+    """Whether keys are of OScaR's family."""
+    return next(iter(group.values()))["keys"].startswith(("oscar", "kivi"))
+
+
+OSCAR = (
+    "## On a GPU",
+    "",
+    "32 query heads on 8 KV heads, d = 128, FP16, blocks of 64; replayed graphs, medians in microseconds, nothing "
+    "left in the L2 before each; dense is torch's",
+    "attention over a preallocated cache of as many sequences. *Pass alone*: attend and merge, compiled without any "
+    "certificate, which only [the benchmark](../bench.md)",
+    "does. *Certificate*: what a step of `Budget` takes more at a tolerance that every head meets. Such a tolerance is "
+    "as wide as the bounds of these formats: it is the price of",
+    "knowing them, not of making them smaller.",
+    "",
+    "",
+)
+"""Heading and text above the table."""
+
+
+def speed(found: Sequence[Group]) -> str:
+    """Return the table of docs/fast.md."""
+    return table([group for group in found if not is_oscar(group)], FAST)
+
+
+def oscar(found: Sequence[Group]) -> str:
+    """Return the section of docs/formats/oscar.md; nothing where nothing was measured."""
+    mine = [group for group in found if is_oscar(group)]
+    return "\n".join(OSCAR) + table(mine, CACHE) if mine else ""
+
+
+PAGES: dict[Path, tuple[str, Callable[[Sequence[Group]], str]]] = {
+    ROOT / "docs/fast.md": ("speed", speed),
+    ROOT / "docs/formats/oscar.md": ("speed", oscar),
+}
+
+
+def filled(text: str, name: str, content: str) -> str:
+    """Return a page's text with the content between its markers.
+
+    Raises
+    ------
+    ValueError
+        A marker is missing or twice there.
+    """
+    begin = f"<!-- {name}: generated -->"
+    pattern = re.compile(rf"{re.escape(begin)}\n.*?{re.escape(END)}", re.DOTALL)
+    if len(pattern.findall(text)) != 1:
+        raise ValueError(f"the page needs {begin} and {END} exactly once")
+    block = f"{begin}\n{content}\n{END}" if content else f"{begin}\n{END}"
+    return pattern.sub(lambda _: block, text)
+
+
+def read(file: Path) -> list[Group]:
+    """Read a result file."""
+    with file.open(encoding="utf-8", newline="") as opened:
+        return groups(newest(list(csv.DictReader(opened))))
+
+
+def main() -> None:
+    """Rewrite the pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    found = read(parser.parse_args().results)
+    for page, (name, content) in PAGES.items():
+        page.write_text(filled(page.read_text("utf-8"), name, content(found)), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
