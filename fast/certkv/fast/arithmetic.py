@@ -18,6 +18,8 @@ the largest product is above 2^14, so that both are relative.
 
 **Values** are ``(z + h s) sum P + s sum P (v - h)``, h = 8 or 128: sizes grow from ``|z| + levels s`` to ``|z| + 2 h
 s``, and the sum of P has as many roundings as the tile has tokens.
+
+**Groups**, of tokens for keys and of channels for values: `certkv.fast.grouped_arithmetic`.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from certkv.fast.charges import LARGEST_OPERAND, LARGEST_SIZE, Charges, ScoreCharge
+from certkv.fast.grouped_arithmetic import Keys, Values, turned
 from certkv.fast.numbers import outward
 from certkv.fast.workspace import BIAS
 
@@ -129,6 +132,12 @@ class Sums:
         Of the value format.
     bfloat16 : bool
         Type of the originals.
+    key_bits, key_group : int
+        Of the key format.
+    scaled : bool
+        Whether tokens of keys have norms.
+    rotated : (bool, bool)
+        Whether codes are in the rotated basis, of keys and of values.
     """
 
     tokens: int
@@ -138,6 +147,20 @@ class Sums:
     bits: int
     group: int
     bfloat16: bool
+    key_bits: int = 8
+    key_group: int = 0
+    scaled: bool = False
+    rotated: tuple[bool, bool] = (False, False)
+
+    @property
+    def keys(self) -> Keys:
+        """Of a format with groups of tokens."""
+        return Keys(self.head_dim, 2**self.key_bits - 1, self.bfloat16, self.rotated[0], self.scaled)
+
+    @property
+    def values(self) -> Values:
+        """Of a format with groups of channels."""
+        return Values(self.head_dim, self.block, self.bits, self.group, self.bfloat16, self.rotated[1])
 
     @property
     def chunks(self) -> int:
@@ -181,6 +204,10 @@ def _rounded_product(model: Arithmetic) -> float:
 def coded_score(model: Arithmetic, sums: Sums) -> ScoreCharge:
     """Scores from codes; sizes take a key as ``|minimum| + 255 step``. `query_loss` comes on top."""
     after = _rounded_product(model)
+    if sums.key_group:
+        errors = sums.keys.coded(_unit(model, sums), model.step_error, sums.chunks)
+        relative = grown(errors if model.centred else sums.keys.decoded()) + after
+        return ScoreCharge(relative * outward(8), weight_constant(model, sums))
     if not model.centred:
         relative = grown((model.steps(sums.head_dim) * model.step_error + U) * outward(1)) + after
         return ScoreCharge(relative * outward(8), weight_constant(model, sums))
@@ -198,7 +225,7 @@ def coded_score(model: Arithmetic, sums: Sums) -> ScoreCharge:
 
 def query_loss(model: Arithmetic, sums: Sums) -> float:
     """Bound what scores from codes lose absolutely, in units of ``|scale| max_c |q_c|``."""
-    if not model.centred or sums.bfloat16:
+    if not model.centred or sums.bfloat16 or sums.key_group:
         return 0.0
     return sums.head_dim * 128.0 / 32.0 * (2.0**-25 + 2.0 * _unit(model, sums) * model.floor) * outward(8)
 
@@ -224,20 +251,22 @@ def lost_weight(model: Arithmetic, sums: Sums) -> float:
 def output_error(model: Arithmetic, sums: Sums) -> float:
     """Relative error of o, against ``sum |weight| size``."""
     unit = model.steps(sums.tile(model)) * model.step_error
-    operands, extra = 0.0, 0.0
+    top, extra = 0.0, 0.0
     if model.centred and sums.group == 0:
         # the sum of P, times the metadata: z + h s, the products with s and with the sum, and sizes of 2 h for levels
         levels = 2.0**sums.bits - 1.0
         operands, extra = (levels + 1.0) / levels - 1.0, (sums.tile(model) + 3) * U
     elif model.centred:
-        parts = 3 if sums.bfloat16 else 2
-        unit *= parts
-        operands, extra = 2.0 * U + (2.0**-24 if sums.bfloat16 else 2.0**-22), 2 * U
+        operands = 0.0
+        extra, top = sums.values.relative(unit, model.step_error)
+        if not sums.values.folded:  # decoded to two or three parts
+            parts = 3 if sums.bfloat16 else 2
+            extra, top = (parts - 1) * unit + 2.0 * U, 2.0 * U + (2.0**-24 if sums.bfloat16 else 2.0**-22)
     else:
-        extra = U
+        operands, extra = 0.0, U + (turned(sums.head_dim) if sums.rotated[1] else 0.0)
     joined = sums.tiles + sums.tiles + sums.splits + 3
     growth = grown((unit + extra + joined * U) * outward(8))
-    return (growth * (1.0 + operands) + (operands if sums.group and model.centred else 0.0)) * outward(4)
+    return (growth * (1.0 + operands) + (1.0 + growth) * top) * outward(4)
 
 
 def sum_error(model: Arithmetic, sums: Sums) -> float:
@@ -250,6 +279,16 @@ def mass_error(model: Arithmetic, sums: Sums) -> float:
     chain = (factors(sums) + 1) * (exponent_error() + model.flush)
     total = (chain + 3.0 * LN2_UB * U * (FAR_BITS + BIAS) + (sums.block + 8) * U + sum_error(model, sums)) * outward(8)
     return grown(total)
+
+
+def smallest_operand(model: Arithmetic, sums: Sums) -> float:
+    """Return `Charges.floor`, in the units of queries as they are: in bfloat16 these are multiplied by at least 2^-55.
+
+    Scores of keys with groups are formed in units of a scaled query by all models, and what underflow loses after a
+    token's norm is relative to the query, too.
+    """
+    least = 2.0**-64 if sums.key_group else 0.0
+    return max(least, 2.0**-64 if sums.bfloat16 and model.floor else model.floor)
 
 
 def charges(model: Arithmetic, sums: Sums, output: torch.dtype = torch.float32) -> Charges:
@@ -273,9 +312,16 @@ def charges(model: Arithmetic, sums: Sums, output: torch.dtype = torch.float32) 
     least = 0.5
     floor = n * model.floor * 2.0**-BIAS / least
     underflow = 16.0 * root * n * model.flush * CODES / least
-    # decoded values as two binary16 parts of a quarter: 2^-25 in units of 4
-    parts = 2.0 * root * 2.0**-23 if model.centred and sums.group and not sums.bfloat16 else 0.0
+    unit = model.steps(sums.tile(model)) * model.step_error
     small = root * model.floor
+    # weights with the steps of groups folded in
+    grouped, units = 0.0, 0.0
+    if model.centred and sums.group and not sums.values.folded:
+        # decoded values as two binary16 parts of a quarter: 2^-25 in units of 4
+        units = 0.0 if sums.bfloat16 else 2.0 * root * 2.0**-23
+    elif model.centred and sums.group:
+        grouped = sums.values.lost(unit, model.step_error, n, BIAS) / least
+        units = sums.values.absolute(unit, model.step_error, n, BIAS) / least
     relative = mass_error(model, sums)
     cast = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}[output]
     smallest = {torch.float32: 0.0, torch.float16: 2.0**-24, torch.bfloat16: 2.0**-133}[output]
@@ -285,8 +331,7 @@ def charges(model: Arithmetic, sums: Sums, output: torch.dtype = torch.float32) 
     known = n * one <= 0.125
     spread = (1.0 + relative) * (1.0 + 4.0 * n * one) * outward(12)
     return Charges(
-        # in the units of queries as they are: in binary16 these are multiplied by at least 1, in bfloat16 by 2^-55
-        floor=2.0**-64 if sums.bfloat16 and model.floor else model.floor,
+        floor=smallest_operand(model, sums),
         coded=coded_score(model, sums),
         original=original_score(model, sums),
         resident=original_score(model, sums),
@@ -295,9 +340,9 @@ def charges(model: Arithmetic, sums: Sums, output: torch.dtype = torch.float32) 
         mass_down=1.0 / spread,
         mass_lost=8.0 * sums.block * one * outward(4) if known else math.inf,
         of_mean=e_o * outward(16),
-        of_largest=(lost * 4.0 / least + e_o * floor + underflow) * outward(16),
+        of_largest=(lost * 4.0 / least + e_o * floor + grouped + underflow) * outward(16),
         of_output=(e_l + (1.0 + e_l) * U / (1.0 - U) + underflow) * outward(16),
-        absolute=(parts + e_o * small * (1.0 + floor) + underflow) * outward(16),
+        absolute=(units + e_o * small * (1.0 + floor) + underflow) * outward(16),
         cast_relative=cast * outward(12),
         cast_absolute=root * smallest * outward(12),
     )
