@@ -14,10 +14,12 @@ bias along them, then RoPE; values are alike, without RoPE. What the head attend
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from certkv.reference.numbers.types import AnyArray, FloatArray
+if TYPE_CHECKING:  # so that heads can be drawn where NumPy is all there is
+    from certkv.reference.numbers.types import AnyArray, FloatArray
 
 KINDS = ("diffuse", "sink", "mixed", "retrieval", "local")
 HEAD_DIM = 128
