@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "fast"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "cli"))
+
+from benchmarks.gpu.graphs import DEVICE, captured, say
+from benchmarks.gpu.graphs import timed as replayed
 
 from certkv.fast.arithmetic import H200, INTERPRETED, Sums, charges, query_loss
 from certkv.fast.coded import Coded
@@ -31,14 +35,6 @@ from certkv.fast.kernels.shape import Shape
 from certkv.fast.pool import Pool, allocate
 from certkv.fast.resident import Resident
 from certkv.fast.workspace import Workspace, plan_workspace
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def say(text: str) -> None:
-    """Print at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 def fill(pool: Pool, values: str) -> None:
@@ -169,28 +165,11 @@ def check(case: Case, out: Workspace, name: str) -> None:
         raise SystemExit(1)
 
 
-def timed(step: Callable[[], object], replays: int = 60) -> float:
+def timed(step: Callable[[], object]) -> float:
     """Median time of a replayed graph, in microseconds, with nothing of it left in the cache."""
-    step()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    for _ in range(5):
-        graph.replay()
-    times: list[float] = []
-    for _ in range(replays):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        FLUSH.zero_()
-        start.record()
-        graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end) * 1000.0)
-    return statistics.median(times)
+    return replayed(captured(step), 60)
 
 
-FLUSH = torch.empty(0)
 SIZED = Shape.sized.__func__  # type: ignore[attr-defined]
 
 
@@ -218,8 +197,6 @@ def main() -> None:
             case = Case(2, 150, 4, 1, 64, 64, values, t)
             check(case, case.workspace(2), f"interpreted, {values}, {t}")
         return
-    global FLUSH
-    FLUSH = torch.empty(256 << 20, dtype=torch.uint8, device=DEVICE)  # larger than the L2
     say(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     f16, bf16 = torch.float16, torch.bfloat16
     shapes = [(1, 8192 + 17, 32, 8, 128, 64, "int4", f16), (1, 8192, 32, 8, 128, 64, "int8", f16)]
