@@ -1,6 +1,7 @@
-"""Tables of `certkv bench` in the pages, rewritten between their markers from the newest rows of the result file.
+"""Tables of times in the pages, rewritten between their markers from the newest rows of the result files.
 
     certkv bench --csv benchmarks/results/bench.csv ...      # on a GPU
+    python -m benchmarks.gpu.progressive                     # on a GPU
     python -m benchmarks.speed
 
 A page has a section on what nothing was measured of only once there are rows.
@@ -10,12 +11,15 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/bench.csv"
+PROGRESSIVE = ROOT / "benchmarks/results/progressive.csv"
+BEGIN = "<!-- speed: generated -->"
 END = "<!-- end -->"
 
 Row = dict[str, str]
@@ -46,7 +50,8 @@ def groups(rows: Sequence[Row]) -> list[Group]:
     """Put rows of one cache and commit together, smallest first: the newest one's. Scratch is for another table."""
     made: dict[tuple[int, int, str, str], Group] = {}
     for row in reversed(rows):
-        if row["scratch"] == "off" and row["originals"] == "host":
+        # where nothing is fetched it does not matter where originals are
+        if row["scratch"] == "off" and (row["originals"] == "host" or row["rung"] == "0"):
             of = (int(row["batch"]), int(row["tokens"]), row["keys"], row["values"])
             group = made.setdefault(of, {})
             if row["commit"] == next(iter(group.values()), row)["commit"]:
@@ -150,13 +155,51 @@ def oscar(found: Sequence[Group]) -> str:
     return "\n".join(OSCAR) + table(mine, CACHE) if mine else ""
 
 
-PAGES: dict[Path, tuple[str, Callable[[Sequence[Group]], str]]] = {
-    ROOT / "docs/fast.md": ("speed", speed),
-    ROOT / "docs/formats/oscar.md": ("speed", oscar),
-}
+PLANES = (
+    "## What they cost on a GPU",
+    "",
+    "Layers of eight KV heads of one type, four queries each, d = 128, FP16, originals in pinned host memory; a whole "
+    "step of `Budget`, captured, in microseconds beside",
+    "torch's dense attention of the same originals; *fetched*: bytes that a head needs from host memory, in percent of "
+    "the 16-bit keys and values that it sees. Means over types of",
+    "heads (of times: geometric ones).",
+    "",
+    "",
+)
+"""Heading and text above the table."""
 
 
-def filled(text: str, name: str, content: str) -> str:
+def mean(numbers: Sequence[float]) -> float:
+    """Geometric mean of times."""
+    return math.exp(sum(map(math.log, numbers)) / len(numbers))
+
+
+def progressive(rows: Sequence[Row]) -> str:
+    """Return the section of docs/planes.md, of the commit that the newest row is of; nothing without rows."""
+    rows = [row for row in rows if row["commit"] == rows[-1]["commit"] and not row["gpu"].startswith("cpu")]
+    found: dict[tuple[int, str], dict[float, dict[str, Row]]] = {}
+    for row in rows:  # the newest of rows alike
+        of = (int(row["tokens"]), row["system"])
+        found.setdefault(of, {}).setdefault(float(row["tolerance"]), {})[row["head"]] = row
+    if not found:
+        return ""
+    tolerances = sorted({t for some in found.values() for t in some})
+    header = ["tokens", "system", "heads", "dense", *(f"step at {100 * t:g} %" for t in tolerances)]
+    lines = [[*header, *(f"fetched at {100 * t:g} %" for t in tolerances)]]
+    lines.append(["---"] * len(lines[0]))
+    for (tokens, system), some in found.items():
+        of_each = [list(some.get(t, {}).values()) for t in tolerances]
+        steps = [number(str(mean([float(row["step_us"]) for row in of]))) if of else "-" for of in of_each]
+        bytes_ = [f"{100 * sum(float(row['fetched']) for row in of) / len(of):.2g}" if of else "-" for of in of_each]
+        heads = dict.fromkeys(row["head"] for of in of_each for row in of)
+        dense = mean([float(row["dense_us"]) for of in of_each for row in of])
+        lines.append([f"{tokens:,}", system, ", ".join(heads), number(str(dense)), *steps, *bytes_])
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    machine = ", ".join(dict.fromkeys(f"{row['gpu']}, {row['versions']}" for row in rows))
+    return "\n".join(PLANES) + f"{body}\n\n{machine}; commit {rows[-1]['commit']}."
+
+
+def filled(text: str, content: str) -> str:
     """Return a page's text with the content between its markers.
 
     Raises
@@ -164,27 +207,37 @@ def filled(text: str, name: str, content: str) -> str:
     ValueError
         A marker is missing or twice there.
     """
-    begin = f"<!-- {name}: generated -->"
-    pattern = re.compile(rf"{re.escape(begin)}\n.*?{re.escape(END)}", re.DOTALL)
+    pattern = re.compile(rf"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
     if len(pattern.findall(text)) != 1:
-        raise ValueError(f"the page needs {begin} and {END} exactly once")
-    block = f"{begin}\n{content}\n{END}" if content else f"{begin}\n{END}"
+        raise ValueError(f"the page needs {BEGIN} and {END} exactly once")
+    block = f"{BEGIN}\n{content}\n{END}" if content else f"{BEGIN}\n{END}"
     return pattern.sub(lambda _: block, text)
 
 
-def read(file: Path) -> list[Group]:
+def lines_of(file: Path) -> list[Row]:
     """Read a result file."""
     with file.open(encoding="utf-8", newline="") as opened:
-        return groups(newest(list(csv.DictReader(opened))))
+        return list(csv.DictReader(opened))
+
+
+def read(file: Path) -> list[Group]:
+    """Read what `certkv bench` has written."""
+    return groups(newest(lines_of(file)))
+
+
+PAGES: dict[Path, Callable[[], str]] = {
+    ROOT / "docs/fast.md": lambda: speed(read(RESULTS)),
+    ROOT / "docs/formats/oscar.md": lambda: oscar(read(RESULTS)),
+    ROOT / "docs/planes.md": lambda: progressive(lines_of(PROGRESSIVE)) if PROGRESSIVE.exists() else "",
+}
+"""What stands between the markers of each page."""
 
 
 def main() -> None:
     """Rewrite the pages."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    found = read(parser.parse_args().results)
-    for page, (name, content) in PAGES.items():
-        page.write_text(filled(page.read_text("utf-8"), name, content(found)), "utf-8")
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    for page, content in PAGES.items():
+        page.write_text(filled(page.read_text("utf-8"), content()), "utf-8")
 
 
 if __name__ == "__main__":

@@ -32,11 +32,10 @@ def table(*rows: speed.Row) -> list[dict[str, str]]:
 
 
 def test_the_pages_are_those_of_the_results() -> None:
-    found = speed.read(speed.RESULTS)
-    assert found
-    for page, (name, content) in speed.PAGES.items():
+    assert speed.read(speed.RESULTS)
+    for page, content in speed.PAGES.items():
         text = page.read_text("utf-8")
-        assert speed.filled(text, name, content(found)) == text
+        assert speed.filled(text, content()) == text
 
 
 def test_the_file_has_the_columns_that_the_command_writes() -> None:
@@ -62,8 +61,10 @@ def test_rows_of_two_commits_are_not_put_together() -> None:
 
 
 def test_rows_are_in_order_and_of_one_shape() -> None:
-    rows = [row(tokens=131072), row(batch=16), row(), row(head_dim=64), row(scratch="warm"), row(originals="device")]
-    assert [(r["batch"], r["tokens"]) for r in table(*rows)] == [("1", "8,192"), ("1", "131,072"), ("16", "8,192")]
+    rows = [row(tokens=131072), row(batch=16), row(), row(head_dim=64), row(scratch="warm")]
+    rows += [row(batch=8, originals="device", rung=0), row(batch=2, originals="device", rung=2)]
+    shown = [(r["batch"], r["tokens"]) for r in table(*rows)]
+    assert shown == [("1", "8,192"), ("1", "131,072"), ("8", "8,192"), ("16", "8,192")]
 
 
 def test_oscar_has_a_section_once_it_was_timed() -> None:
@@ -79,8 +80,27 @@ def test_oscar_has_a_section_once_it_was_timed() -> None:
 
 
 def test_markers_are_needed() -> None:
-    text = "a\n<!-- x: generated -->\nold\n<!-- end -->\nb\n"
-    assert speed.filled(text, "x", "") == "a\n<!-- x: generated -->\n<!-- end -->\nb\n"
-    assert speed.filled(text, "x", "new\\1") == text.replace("old", "new\\1")
+    text = "a\n<!-- speed: generated -->\nold\n<!-- end -->\nb\n"
+    assert speed.filled(text, "") == "a\n<!-- speed: generated -->\n<!-- end -->\nb\n"
+    assert speed.filled(text, "new\\1") == text.replace("old", "new\\1")
     with pytest.raises(ValueError, match="exactly once"):
-        speed.filled(text, "y", "")
+        speed.filled(text.replace("speed", "y"), "")
+
+
+def test_what_tolerances_cost_is_a_mean_over_heads() -> None:
+    """Of times a geometric mean, of shares an arithmetic one; rows of another commit and of a CPU are left out."""
+
+    def of(head: str, step: float, fetched: float, **changes: str) -> speed.Row:
+        made = {"commit": "b", "gpu": "H200", "versions": "torch 2", "tokens": "8192", "system": "oscar planes"}
+        made |= {"tolerance": "0.05", "dense_us": "20", "head": head, "step_us": str(step), "fetched": str(fetched)}
+        return made | changes
+
+    rows = [of("local", 9, 1, commit="a"), of("sink", 1000, 1), of("sink", 40, 0.02), of("local", 90, 0.04)]
+    section = speed.progressive([*rows, of("local", 10, 0.01, tolerance="0.1"), of("sink", 1, 1, gpu="cpu, twins")])
+    assert section.startswith("## What they cost on a GPU\n")
+    assert (
+        "| tokens | system | heads | dense | step at 5 % | step at 10 % | fetched at 5 % | fetched at 10 % |" in section
+    )
+    assert "| 8,192 | oscar planes | sink, local | 20.0 | 60.0 | 10.0 | 3 | 1 |" in section
+    assert "H200, torch 2; commit b." in section
+    assert speed.progressive([of("sink", 1, 1, gpu="cpu, twins")]) == ""
