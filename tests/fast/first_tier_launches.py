@@ -36,7 +36,7 @@ def launches() -> None:
         ws = plan_workspace(1, heads, head_dim, block, blocks, splits)
         q = torch.zeros(1, heads, head_dim, dtype=dtype)
         attend(q, coded, cache.resident, 0.1, ws)
-        opened = Opened.empty(torch.zeros(1, heads, dtype=torch.uint8), blocks)
+        opened = Opened.empty(torch.zeros(1, heads, dtype=torch.uint8))
         none = torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)
         result = Step.blank(1, heads, head_dim, dtype).result
         costs = rounding(H200, cache, splits, 0, dtype)

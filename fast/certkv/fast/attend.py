@@ -85,42 +85,31 @@ def attend_twin(
         if statistics:
             seen = grouped(out.statistics, heads)[s]
             chosen = slice(coded.first, coded.first + blocks)
-            seen[:, :, :3, chosen] = weight_statistics(weights[s, :, :, chosen])
-            seen[:, :, 3:, chosen] = metadata_statistics(q[s].view(query[s].shape), coded, coded.page_table[s, chosen])
-            seen[:, :, :3, -2:] = weight_statistics(slots[s])
+            seen[:, :, chosen, :3] = weight_statistics(weights[s, :, :, chosen])
+            seen[:, :, chosen, 3] = scaled_squares(q[s].view(query[s].shape), coded, coded.page_table[s, chosen])
+            seen[:, :, -2:, 0] = weight_statistics(slots[s])[..., 0]
             for slot, count in ((FIRST, pinned), (TAIL, tail)):
-                seen[:, :, 3:, slot - 2] = torch.stack(resident_statistics(resident, s, slot, count), -1)[:, None]
+                seen[:, :, slot - 2, 1:3] = torch.stack(resident_statistics(resident, s, slot, count), -1)[:, None]
 
 
 def weight_statistics(p: torch.Tensor) -> torch.Tensor:
-    """Sum, sum of squares and largest of executed weights, [H, G, n, B] -> float32 [H, G, 3, n]."""
+    """Sum, sum of squares and largest of executed weights, [H, G, n, B] -> float32 [H, G, n, 3]."""
     wide = p.to(torch.float32)
-    return torch.stack([wide.sum(-1), (wide * wide).sum(-1), wide.amax(-1)], dim=-2)
+    return torch.stack([wide.sum(-1), (wide * wide).sum(-1), wide.amax(-1)], dim=-1)
 
 
-def metadata_statistics(q: torch.Tensor, coded: Coded, pages: torch.Tensor) -> torch.Tensor:
-    """Squares of ``||s q'||``, and of the sizes of keys and values, [H, G, d] -> float32 [H, G, 3, n]."""
-    pool, at = coded.pool, pages.to(torch.int64)
-    step, minimum, value_step, value_minimum = (
-        x[at].to(torch.float32).transpose(0, 1)
-        for x in (pool.key_step, pool.key_minimum, pool.value_step, pool.value_minimum)
-    )
+def scaled_squares(q: torch.Tensor, coded: Coded, pages: torch.Tensor) -> torch.Tensor:
+    """Squares of ``||s q'||``, [H, G, d] -> float32 [H, G, n]."""
+    step = coded.pool.key_step[pages.to(torch.int64)].to(torch.float32).transpose(0, 1)
     scaled = torch.ldexp(q.to(torch.float32), query_power(q)[..., None])
-    norm = (scaled[:, :, None] * step[:, None]).square().sum(-1)
-    keys = (minimum.abs() + 256.0 * step).square().sum(-1)[:, None].expand_as(norm)
-    if coded.value_group:
-        values = torch.zeros_like(norm)
-    else:
-        levels = 2.0**coded.value_bits - 1.0
-        values = (value_minimum.abs() + levels * value_step).square().sum(-1)[:, None].expand_as(norm)
-    return torch.stack([norm, keys, values], dim=-2)
+    return (scaled[:, :, None] * step[:, None]).square().sum(-1)
 
 
 def resident_statistics(resident: Resident, s: int, slot: int, count: int) -> tuple[torch.Tensor, ...]:
-    """Return 0, the largest square of a key's norm, and the mean norm of values, each float32 [H]."""
+    """Return the largest square of a key's norm and the mean norm of values, each float32 [H]."""
     keys, values = (x[s, :, slot, :count].to(torch.float32).square().sum(-1) for x in (resident.keys, resident.values))
     none = resident.norms.new_zeros(keys.shape[0])
-    return (none, keys.amax(-1), values.sqrt().mean(-1)) if count else (none, none, none)
+    return (keys.amax(-1), values.sqrt().mean(-1)) if count else (none, none)
 
 
 def store_split(

@@ -1,18 +1,25 @@
 """The first tier of a certificate: theorem ``spectral`` with one number per block in place of one per token.
 
 Where every distance ``n_t`` and residual ``eta_t`` of a block is replaced by the block's largest, n and eta, a block's
-terms depend on three sums over its executed weights, which attend has at hand: with ``l1 = sum a_t``, ``l2 = ||a||``,
-``top = max a_t`` and the errors Delta, Omega of its scores,
+terms depend on three sums over its executed weights P, which attend has at hand: with ``l1 = sum P``, ``l2 = ||P||``,
+``top = max P``, rest the norm of all but that, and the errors Delta, Omega of its scores,
 
-    C  =  n ( min( D1, omega min( top Omega, Delta l2 ) ) + psi(Delta) S2 )  +  gamma ( D1 + psi(Delta) S2 )
-    U  =  eta min( l1, epsilon l2, top + epsilon rest )          D  =  rho exp( -min( Delta, D1 / rho ) )
+    first   =  min( Delta l1, Omega l2, top Delta + rest Omega )
+    second  =  (2 + e^Delta)/6  min( Delta^2 l1, Omega^2 top, Delta Omega l2 )
+    A = n ( min( first, omega min( top Omega, Delta l2 ) ) + second )     G = first + second
+    U = eta min( l1, epsilon l2, top + epsilon rest )
 
-D1, S2 of the shares as in `certkv.fast.spectral`. Numbers only grow, so what the theorem says stays true ("upper bounds
-in, upper bound out", docs/derivations/spectral.md). No annotation per token is read and no weight: a head whose bound
-meets its tolerance here is done, and the others are certified token by token.
+All are of first degree in the weights, so they are added up in the weights' own unit and multiplied by the factor of a
+share, ``share_up 2^(reference - M) / l``, afterwards. What a share may be above that, ``share_lost``, is charged
+with the worst numbers of any block, for T tokens: ``lost = T share_lost``, ``drift = lost Delta e^Delta``. With these
+
+    bound  =  ( sum A + drift n + gamma g + sum U + lost eta + eps_acc ) / e^-g          g = sum G + drift
+
+(theorem ``spectral``, "One number per block", docs/derivations/spectral.md). No annotation per token is read and no
+weight: a head whose bound meets its tolerance here is done, and the others are certified token by token.
 
 Scores of codes: ``Delta = |scale| y ||s o q||``, ``Omega = |scale| x ||s o q||``, rounding as in `score_error` with the
-sum over channels of ``|q_c| (|minimum_c| + 256 s_c)`` bounded by the product of two norms.
+sum over channels of ``|q_c| (|minimum_c| + 256 s_c)`` bounded by the product of two norms, one of which is stored.
 """
 
 from __future__ import annotations
@@ -23,22 +30,34 @@ from typing import NamedTuple
 import torch
 
 from certkv.fast.certificate import Status
-from certkv.fast.certify import chunked, distance_ub, group_factor, lowered, mass_lb, not_negative, share_factor
-from certkv.fast.charges import LARGEST_OPERAND, LARGEST_SIZE, Charges
+from certkv.fast.certify import PARTIAL, chunked, distance_ub, group_factor, lowered, mass_lb, not_negative
+from certkv.fast.charges import LARGEST_OPERAND, LARGEST_SIZE, Charges, ScoreCharge
 from certkv.fast.choose import ACCEPT, REFINE
 from certkv.fast.coded import Coded, grouped
 from certkv.fast.finish import NOWHERE, Result, in_range
 from certkv.fast.merge import merge_twin
-from certkv.fast.outward_fp32 import DOWN, above, exp_minus_lb, expm1_ub, inflate, known, root_of_squares
+from certkv.fast.outward_fp32 import (
+    DOWN,
+    SIXTH,
+    above,
+    exp_minus_lb,
+    exp_ub,
+    expm1_ub,
+    inflate,
+    known,
+    root_of_squares,
+)
 from certkv.fast.resident import Resident
 from certkv.fast.rounding import Rounding
 from certkv.fast.scaled_query import query_power
-from certkv.fast.spectral import Errors, KeyContext, Sums, key_term, value_term, weight_lb
+from certkv.fast.spectral import Errors
 from certkv.fast.totals import Totals, Unit, totals
 from certkv.fast.workspace import Workspace
 
-LEAST_PARTS, MOST_PARTS = 4, 64
-"""Programs of a head, powers of two. With 64, the fastest seen, each has 32 blocks of 128K tokens, one per lane."""
+THIRD = 1.0 / 3.0
+
+LOWERED = 1.0 - 2.0**-10
+"""Covers the roundings of a sum that is a lower bound."""
 
 PRODUCT = 1.0 + 2.0**-10
 """Covers a product ``s q`` that was rounded to binary16."""
@@ -56,27 +75,15 @@ class Opened(NamedTuple):
         `choose.ACCEPT` where the tolerance is met, `choose.REFINE` elsewhere.
     some : int32 [1]
         Set to 1 where any head is open; whoever acts on it sets it to 0.
-    sums : float32 [batch, Hq, parts, 16]
-        What the kernel's programs tell each other.
-    arrived : int32 [batch, Hq]
-        How many did; 0 before and after.
     """
 
     action: torch.Tensor
     some: torch.Tensor
-    sums: torch.Tensor
-    arrived: torch.Tensor
 
     @classmethod
-    def empty(cls, action: torch.Tensor, max_blocks: int) -> Opened:
+    def empty(cls, action: torch.Tensor) -> Opened:
         """Allocate what belongs to ``action``."""
-        device, parts = action.device, min(max(LEAST_PARTS, 1 << (max_blocks - 1).bit_length()), MOST_PARTS)
-        return cls(
-            action,
-            torch.zeros(1, dtype=torch.int32, device=device),
-            torch.full((*action.shape, parts, 16), torch.nan, device=device),
-            torch.zeros(action.shape, dtype=torch.int32, device=device),
-        )
+        return cls(action, torch.zeros(1, dtype=torch.int32, device=action.device))
 
 
 def operator_root(block: int) -> float:
@@ -135,85 +142,68 @@ def first_tier(
     largest_q, norm_q = size.amax(-1), distance_ub(size, torch.zeros_like(size))
     norm_q = torch.where(largest_q <= LARGEST_OPERAND, norm_q, torch.inf)
     norm_q, largest_q = (grouped(x, kv_heads)[..., None] for x in (norm_q, largest_q))
-    statistics = grouped(ws.statistics, kv_heads)
     m, denominator, c = (grouped(x, kv_heads) for x in (ws.m, ws.l, ws.output))
-    output_norm = distance_ub(c, torch.zeros_like(c))[..., None]
-    gamma = distance_ub(c, coded.anchor[:, :, None])[..., None]
+    norm, gamma = distance_ub(c, torch.zeros_like(c)), distance_ub(c, coded.anchor[:, :, None])
+    usable = (denominator > 0.0) & (denominator < torch.inf)
+    inverse = torch.where(usable, 1.0 / denominator, torch.inf)
 
-    blocks = [x[..., :-2] for x in statistics.unbind(-2)]
-    factor = share_factor(grouped(ws.reference, kv_heads), m, denominator)
-    mass, a = shares(blocks, factor, charges, block)
-    least = mass_lb(mass, charges)
-    notes = known(coded.gather(coded.pool.key_notes).to(torch.float32))[:, :, None]
-    power = torch.ldexp(torch.ones_like(m), -grouped(query_power(q), kv_heads))[..., None]
-    steps = root_of_squares(blocks[3], head_dim) * PRODUCT
-    if q.dtype == torch.float16:
-        steps = steps + above(PRODUCT_LOST * math.sqrt(head_dim))
-    norm = known(magnitude * (steps * power))
-    pure = Errors(*(inflate(known(norm * notes[..., i])) for i in (1, 2)))
-    operand = inflate(root_of_squares(blocks[4], head_dim))
-    operand = torch.where(operand <= LARGEST_OPERAND, operand, torch.inf)
-    sizes = known(magnitude * ((norm_q + floor) * (operand + floor) + rounding.lost * largest_q))
-    eps = rounded_score(charges.coded.relative, charges.coded.constant, inflate(sizes))
-    both = Errors(inflate(pure.delta + eps), inflate(pure.omega + operator_root(block) * eps))
-    values = not_negative(coded.gather(coded.pool.value_notes).to(torch.float32))[:, :, None]
-    residual, largest, anchored, decoded, residual_operator, anchored_operator, mean = values.unbind(-1)
-    none = torch.zeros(())
-    # the distance is no use here: terms are summed before the output is known, and theorem hull has its own
-    context = KeyContext(a, a, a, a, anchored, anchored_operator, gamma, none, none, none + torch.inf)
-    valid = coded.valid()
-    far = torch.minimum(
-        torch.where(valid, largest, 0.0).amax(-1) + output_norm[..., 0],
-        torch.where(valid, anchored, 0.0).amax(-1) + gamma[..., 0],
+    total, squares, top, steps = (x[..., :-2] for x in grouped(ws.statistics, kv_heads).unbind(-1))
+    pool, valid = coded.pool, coded.valid()
+    keys = not_negative(coded.gather(pool.key_notes).to(torch.float32))[:, :, None]
+    relative, operator = keys[..., 1], keys[..., 2]
+    notes = not_negative(coded.gather(pool.value_notes).to(torch.float32))[:, :, None]
+    residual, anchored, decoded, residual_operator, anchored_operator, mean = (
+        notes[..., i] for i in (0, 2, 3, 4, 5, 6)
     )
+    operand, used = not_negative(coded.gather(pool.sizes))[:, :, None].unbind(-1)
     if coded.value_group:
-        used = inflate(decoded * group_factor(coded.value_group)).expand_as(mass)
-    else:
-        used = inflate(root_of_squares(blocks[5], head_dim))
-    terms = {
-        "key": key_term(context, both),
-        "pure_key": key_term(context, pure),
-        "value": value_term(a, residual, residual_operator),
-        "weight_lb": weight_lb(a, least, both),
-        "scale_lb": least * torch.where(mean < torch.inf, mean, 0.0) * DOWN,
-        "size": known(a.l1 * used),
-        "largest": used,
-        "radius": inflate(far)[..., None].expand_as(mass),
-    }
-    terms = {name: torch.where(valid, x, 0.0) for name, x in terms.items()}
-
-    slots = [x[..., -2:] for x in statistics.unbind(-2)]
-    factor = share_factor(grouped(ws.resident_reference, kv_heads), m, denominator)
-    mass, a = shares(slots, factor, charges, block)
-    keys = inflate(root_of_squares(slots[4], head_dim))
-    keys = torch.where(keys <= LARGEST_OPERAND, keys, torch.inf)
-    sizes = inflate(known(magnitude * ((norm_q + floor) * (keys + floor))))
-    eps = rounded_score(charges.resident.relative, charges.resident.constant, sizes)
-    used = not_negative(resident.norms)[:, :, None].expand_as(mass)
-    # squares may have overflowed: then nothing is known of the mean
-    mean = torch.where(slots[5] < torch.inf, slots[5], 0.0)
-    radius = inflate(used + output_norm)
-    least = mass_lb(mass, charges)
-    held = {
-        "key": known(inflate(expm1_ub(eps) * known(a.l1 * radius))),
-        "pure_key": torch.zeros_like(mass),
-        "value": torch.zeros_like(mass),
-        "weight_lb": least * exp_minus_lb(eps) * DOWN,
-        "scale_lb": least * lowered(mean) * DOWN,
-        "size": known(a.l1 * used),
-        "largest": used,
-        "radius": radius,
-    }
-    there = grouped(ws.resident_reference, kv_heads) > -torch.inf
-    partial = torch.cat(
-        [
-            torch.stack([chunked(x, name) for name, x in terms.items()], -1),
-            torch.stack([torch.where(there, x, 0.0) for x in held.values()], -1),
-        ],
-        -2,
+        used = inflate(decoded * group_factor(coded.value_group))
+    power = torch.ldexp(torch.ones_like(m), -grouped(query_power(q), kv_heads))[..., None]
+    product_lost = above(PRODUCT_LOST * math.sqrt(head_dim)) if q.dtype == torch.float16 else 0.0
+    error = magnitude * power * (root_of_squares(steps, head_dim) * PRODUCT + product_lost)
+    operand = torch.where(operand <= LARGEST_OPERAND, operand, torch.inf)
+    offset = inflate(magnitude * ((norm_q + floor) * floor + rounding.lost * largest_q))
+    eps = rounded_score(charges.coded, inflate(magnitude * (norm_q + floor)) * operand + offset)
+    delta = known(inflate(error * relative + eps))
+    omega = known(inflate(error * operator + operator_root(block) * eps))
+    about, of, values = block_terms(
+        total, squares, top, Errors(delta, omega), anchored, anchored_operator, residual, residual_operator, block
     )
-    everything = torch.ones_like(opened.action)
-    totals(partial.flatten(1, 2), ws.output, charges, unit, tolerance, found, everything)
+    weight = torch.exp2(grouped(ws.reference, kv_heads) - m[..., None])
+    mean = torch.where(mean < torch.inf, mean, 0.0)
+    about, of, values, scale_lb, size = (
+        chunked(torch.where(valid, weight * x, 0.0), "sum").sum(-1)
+        for x in (about, of, values, total * mean, total * used)
+    )
+    # the rest of a block's bounds is the worst of any block
+    worst, largest, farthest, lossy = (
+        torch.where(valid, x, 0.0).amax(-1) for x in (delta, used.expand_as(delta), anchored, residual)
+    )
+    least = torch.where(valid, eps, torch.inf).amin(-1)
+
+    held = resident_parts(ws, coded, resident, charges, magnitude, norm_q + floor, floor, inverse, norm)
+    count = (coded.lengths // block - coded.first).clamp(min=0).to(torch.float32)[:, None, None]
+    factor, lost = inverse * charges.share_up, charges.share_lost * (block * count)
+    drift = lost * (worst * exp_ub(worst))
+    about, of = about * factor, of * factor
+    terms = known(inflate(about) + gamma * inflate(of))
+    # what is left of the terms where rounding is switched off
+    spared = torch.where(worst > 0.0, 1.0 - least / worst, 0.0)
+    mean_lost = count * charges.mass_lost * (largest + lossy)
+    scale_lb = (scale_lb * inverse * (charges.mass_down * LOWERED) - mean_lost).nan_to_num(0.0).clamp(min=0.0)
+    far = inflate(torch.where(count > 0.0, farthest + gamma, 0.0))
+    partial = {
+        "key": known(inflate(terms + drift * (farthest + gamma) + held["key"])),
+        "pure_key": torch.where(terms == 0.0, 0.0, known(terms * inflate(spared))),
+        "value": known(inflate(values * factor + lost * lossy)),
+        "weight_lb": exp_minus_lb(known(inflate(of + drift + held["moved"]))),
+        "scale_lb": scale_lb * LOWERED + held["scale_lb"],
+        "size": known(size * factor + lost * largest) + held["size"],
+        "largest": torch.maximum(largest, held["largest"]),
+        "radius": torch.maximum(far, inflate(held["largest"] + norm)),
+    }
+    whole = torch.stack([partial[name] for name in PARTIAL], -1).flatten(1, 2)[:, :, None]
+    totals(whole, ws.output, charges, unit, tolerance, found, torch.ones_like(opened.action))
     accepted = (found.tolerance > 0.0) & (found.bound <= found.tolerance)
     clean = torch.isfinite(q).flatten(1).all(-1)[:, None]
     accepted = accepted & clean & torch.isfinite(ws.output).all(-1) & (refused == int(Status.OK))[:, None]
@@ -228,27 +218,68 @@ def first_tier(
     moved.zero_()
 
 
-def shares(sums: list[torch.Tensor], factor: torch.Tensor, charges: Charges, block: int) -> tuple[torch.Tensor, Sums]:
-    """Return a block's computed mass and upper bounds of its shares' sum, norm, largest, and norm of all but that."""
-    up, lost = charges.share_up, charges.share_lost
-    total, squares, top = sums[:3]
+def block_terms(
+    total: torch.Tensor,
+    squares: torch.Tensor,
+    top: torch.Tensor,
+    e: Errors,
+    anchored: torch.Tensor,
+    anchored_operator: torch.Tensor,
+    residual: torch.Tensor,
+    residual_operator: torch.Tensor,
+    block: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return A, G and U of blocks, in the unit of their weights; nothing is inflated.
+
+    What is undefined is NaN, which ``fmin`` with what is defined drops.
+    """
     squares = squares * squares_up(block)
-    # a sum of squares, inflated, is at least the largest of them
-    rest = (squares - top * top).clamp(min=0.0)
-    mass = not_negative(total * factor)
-    root = operator_root(block)
-
-    def of(x: torch.Tensor, count: float) -> torch.Tensor:
-        return inflate(not_negative(x * factor) * up + count * lost)
-
-    return mass, Sums(
-        of(total, float(block)),
-        of(root_of_squares(squares, block), root),
-        of(top, 1.0),
-        of(root_of_squares(rest, block), root),
-    )
+    # a sum of squares, raised by its rounding, is at least the largest of them
+    l2, rest = root_of_squares(squares, block), root_of_squares((squares - top * top).clamp(min=0.0), block)
+    delta, omega = torch.fmin(e.delta, e.omega), e.omega
+    by_sum, by_norm, by_top = delta * total, delta * l2, omega * top
+    first = torch.fmin(torch.fmin(by_sum, omega * l2), delta * top + omega * rest)
+    both = torch.fmin(by_top, by_norm)
+    second = (exp_ub(delta) * SIXTH + THIRD) * torch.fmin(delta * by_sum, omega * both)
+    values = torch.fmin(torch.fmin(total, residual_operator * l2), top + residual_operator * rest)
+    return anchored * (torch.fmin(first, anchored_operator * both) + second), first + second, residual * values
 
 
-def rounded_score(relative: float, constant: float, size: torch.Tensor) -> torch.Tensor:
+def resident_parts(
+    ws: Workspace,
+    coded: Coded,
+    resident: Resident,
+    charges: Charges,
+    magnitude: float,
+    norm_q: torch.Tensor,
+    floor: float,
+    inverse: torch.Tensor,
+    norm: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """Return what resident tokens add to sums and maxima, float32 [batch, H, G] each."""
+    kv_heads = coded.anchor.shape[1]
+    total, keys, mean = (x[..., -2:] for x in grouped(ws.statistics, kv_heads).unbind(-1)[:3])
+    reference, m = grouped(ws.resident_reference, kv_heads), grouped(ws.m, kv_heads)
+    mass = not_negative(total * torch.exp2(reference - m[..., None]) * inverse[..., None])
+    held = inflate(mass * charges.share_up + coded.block * charges.share_lost)
+    keys = inflate(root_of_squares(keys, coded.anchor.shape[-1]))
+    keys = torch.where(keys <= LARGEST_OPERAND, keys, torch.inf)
+    eps = rounded_score(charges.resident, inflate(known(magnitude * (norm_q * (keys + floor)))))
+    used = not_negative(resident.norms)[:, :, None].expand_as(mass)
+    moved = known(expm1_ub(eps) * held)
+    # squares may have overflowed: then nothing is known of the mean
+    mean = lowered(torch.where(mean < torch.inf, mean, 0.0))
+    parts = {
+        "key": known(moved * (used + norm[..., None])),
+        "moved": moved,
+        "scale_lb": mass_lb(mass, charges) * mean * DOWN,
+        "size": known(held * used),
+        "largest": used,
+    }
+    there = {name: torch.where(reference > -torch.inf, x, 0.0) for name, x in parts.items()}
+    return {name: x.amax(-1) if name == "largest" else x.sum(-1) for name, x in there.items()}
+
+
+def rounded_score(charge: ScoreCharge, size: torch.Tensor) -> torch.Tensor:
     """Bound what rounding changes in the scores of a block, in nats."""
-    return torch.where(size <= LARGEST_SIZE, inflate(relative * size + constant), torch.inf)
+    return torch.where(size <= LARGEST_SIZE, inflate(charge.relative * size + charge.constant), torch.inf)

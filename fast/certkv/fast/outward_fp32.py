@@ -99,6 +99,11 @@ def expm1_ub(x: torch.Tensor) -> torch.Tensor:
     return torch.where(x <= PSI_SWITCH, near, torch.where(x <= LARGEST_ARGUMENT, far, torch.inf))
 
 
+def exp_ub(x: torch.Tensor) -> torch.Tensor:
+    """Upper bound of ``e^x``, x >= 0; ``+inf`` above 80 and for NaN."""
+    return torch.where(x <= LARGEST_ARGUMENT, torch.exp2(x * LOG2_E) * EXP_UP, torch.inf)
+
+
 def exp_minus_lb(x: torch.Tensor) -> torch.Tensor:
     """Lower bound of ``e^-x``, x >= 0; 0 from 80 on and for NaN."""
     near = torch.exp2(-x.clamp(max=LARGEST_ARGUMENT) * LOG2_E) * EXP_DOWN

@@ -62,6 +62,6 @@ class Parts(NamedTuple):
             exact_bound=heads(),
             missing=torch.zeros(batch, dtype=torch.uint8, device=device),
             dense=torch.zeros(batch, dtype=torch.uint8, device=device),
-            opened=Opened.empty(choice.action, max_blocks),
+            opened=Opened.empty(choice.action),
             selection=Selection.empty(batch, q_heads, max_blocks if selects else 0, device),
         )

@@ -11,7 +11,7 @@ from certkv.fast.errors import SettingError
 BIAS = 14
 """The largest weight of a block is about ``2**BIAS`` when it is rounded: small weights stay in binary16's range."""
 
-STATISTICS = 6
+STATISTICS = 4
 """Numbers per block and head that the first tier of a certificate needs."""
 
 
@@ -32,11 +32,10 @@ class Workspace:
         0 for tokens that are not there.
     resident_reference : float32 [batch, Hq, 2]
         -inf for a slot without tokens.
-    statistics : float32 [batch, Hq, 6, max_blocks + 2]
+    statistics : float32 [batch, Hq, max_blocks + 2, 4]
         Of every block: sum, sum of squares and largest of P; the square of ``||s q'||``, s its key steps and q' the
-        query times the power of two of `scaled_query`; ``sum (|minimum| + 256 step)^2`` of keys and
-        ``sum (|minimum| + levels step)^2`` of values, the latter 0 where values have groups. The last two columns are
-        the slots of resident tokens: the same of P, 0, the largest square of a key's norm, the mean norm of values.
+        query times the power of two of `scaled_query`. The last two are the slots of resident tokens: the sum of P, the
+        largest square of a key's norm, the mean norm of values.
     part_m, part_l : float32 [batch, Hq, S + 1]
         The last split is the resident tokens.
     part_o : float32 [batch, Hq, S + 1, d]
@@ -124,7 +123,7 @@ def plan_workspace(
         reference=floats(max_blocks),
         resident_weights=weights(2),
         resident_reference=floats(2),
-        statistics=floats(STATISTICS, max_blocks + 2),
+        statistics=floats(max_blocks + 2, STATISTICS),
         part_m=floats(splits + 1),
         part_l=floats(splits + 1),
         part_o=floats(splits + 1, head_dim),

@@ -29,7 +29,7 @@ import triton.language as tl
 from certkv.fast.arithmetic import signed_constant
 from certkv.fast.coded import Coded
 from certkv.fast.kernels.coded_block import coded_block
-from certkv.fast.kernels.pass_state import exact_block, load_query, row_squares, store_state
+from certkv.fast.kernels.pass_state import exact_block, load_query, row_squares, store_four, store_state
 from certkv.fast.kernels.shape import Shape, bits
 from certkv.fast.resident import Resident
 from certkv.fast.workspace import BIAS, Workspace
@@ -92,7 +92,6 @@ def attend_kernel(
     blocks = tokens // B
     g = tl.arange(0, GP)
     i = tl.arange(0, BP)
-    columns = max_blocks + 2
     if STATISTICS and split > splits:
         for slot in range(0, 2):
             count = tl.where(slot == 0, tl.where(blocks > 0, B * PINNED, 0), tokens % B)
@@ -100,10 +99,9 @@ def attend_kernel(
             norms = tl.sqrt_rn(row_squares(resident_values, start, count, BP, D, BFLOAT))
             keys = tl.max(row_squares(resident_keys, start, count, BP, D, BFLOAT), 0)
             mean = tl.div_rn(tl.sum(norms, 0), tl.maximum(count, 1).to(tl.float32))
-            to = statistics + (row * G + g) * (6 * columns) + max_blocks + slot
-            tl.store(to + 3 * columns, tl.zeros([GP], tl.float32), mask=g < G)
-            tl.store(to + 4 * columns, tl.zeros([GP], tl.float32) + keys, mask=g < G)
-            tl.store(to + 5 * columns, tl.zeros([GP], tl.float32) + mean, mask=g < G)
+            to = statistics + ((row * G + g) * (max_blocks + 2) + max_blocks + slot) * 4
+            tl.store(to + 1, tl.zeros([GP], tl.float32) + keys, mask=g < G)
+            tl.store(to + 2, tl.zeros([GP], tl.float32) + mean, mask=g < G)
         return
     query, c = load_query(q, row * (G * D), sign, c2, G, GP, D, BFLOAT)
     m = tl.full([GP], float("-inf"), tl.float32)
@@ -143,11 +141,8 @@ def attend_kernel(
             tl.store(resident_weights + at[None, :] * B + i[:, None], p, mask=(g < G)[None, :] & (i < B)[:, None])
             tl.store(resident_reference + at, ref, mask=g < G)
             if STATISTICS:
-                wide = p.to(tl.float32)
-                to = statistics + (row * G + g) * (6 * columns) + max_blocks + slot
-                tl.store(to, tl.sum(wide, 0), mask=g < G)
-                tl.store(to + columns, tl.sum(wide * wide, 0), mask=g < G)
-                tl.store(to + 2 * columns, tl.max(wide, 0), mask=g < G)
+                to = statistics + ((row * G + g) * (max_blocks + 2) + max_blocks + slot) * 4
+                tl.store(to, tl.sum(p.to(tl.float32), 0), mask=g < G)
     else:
         coded = tl.maximum(blocks - PINNED, 0)
         first = PINNED + ((split - 1) * coded.to(tl.int64) // splits).to(tl.int32)
@@ -187,11 +182,7 @@ def attend_kernel(
             tl.store(weights + at[None, :] * B + token[:, None], p, mask=stored)
             tl.store(reference + at, m, mask=g < G)
             if STATISTICS:
-                to = statistics + (row * G + g) * (6 * columns) + block
-                for j in tl.static_range(4):
-                    tl.store(to + j * columns, found[j], mask=g < G)
-                tl.store(to + 4 * columns, tl.zeros([GP], tl.float32) + found[4], mask=g < G)
-                tl.store(to + 5 * columns, tl.zeros([GP], tl.float32) + found[5], mask=g < G)
+                store_four(statistics + ((row * G + g) * (max_blocks + 2) + block) * 4, found, g < G)
     where = tl.where(split == 0, splits, split - 1)
     store_state(part_m, part_l, part_o, row, where, splits + 1, g < G, m, l, o, G, GP, D, VC)
 

@@ -51,7 +51,7 @@ def key_scores(
 ):
     """Scores of a block's tokens in units of the scaled query, [BP, GP]; ``rows``: which word rows exist.
 
-    With ``STATISTICS`` also ``||s q||^2`` in those units, [GP], and ``sum (|z| + 256 s)^2``; otherwise zeros.
+    With ``STATISTICS`` also ``||s q||^2`` in those units, [GP]; otherwise zeros.
     """
     KC: tl.constexpr = (D + 63) // 64
     ch = tl.arange(0, 64)
@@ -59,7 +59,6 @@ def key_scores(
     offset = tl.zeros([64, GP], tl.float32)
     largest = tl.zeros([GP], tl.float32)
     squares = tl.zeros([64, GP], tl.float32)
-    operands = tl.zeros([64], tl.float32)
     products = ()
     codes = ()
     for k in tl.static_range(KC):
@@ -84,8 +83,6 @@ def key_scores(
             rounded = first.to(tl.float32)
         if STATISTICS:
             squares += rounded * rounded
-            operand = tl.fma(s, 256.0, tl.abs(minimum))
-            operands += operand * operand
         products = products + (product,)
     # two short sums: 8 and 8 additions on a path, not 64
     offset = tl.sum(tl.sum(tl.reshape(offset, [8, 8, GP]), 1), 0)
@@ -104,7 +101,7 @@ def key_scores(
     x = tl.sum(tl.reshape(x2, [BP, GP, 2]), 2)
     if BFLOAT:
         x = x * down[None, :]
-    return x + offset[None, :], tl.sum(tl.sum(tl.reshape(squares, [8, 8, GP]), 1), 0), tl.sum(operands, 0)
+    return x + offset[None, :], tl.sum(tl.sum(tl.reshape(squares, [8, 8, GP]), 1), 0)
 
 
 @triton.jit
@@ -174,14 +171,13 @@ def coded_block(
     """Attend to the coded block of one KV head at ``place = page * H + head``.
 
     Returns P, m', l, o and the block's statistics: per head the sum, sum of squares and largest of P and the square of
-    ``||s q||``; and the squared sizes of keys and values, of which the second is 0 where values have groups.
+    ``||s q||``.
     """
     R: tl.constexpr = (B + 1) // 2
     BP: tl.constexpr = 2 * RP
     FULL: tl.constexpr = BP == B
     ROWS: tl.constexpr = R if BITS == 4 else B
     HALF: tl.constexpr = 8.0 if BITS == 4 else 128.0
-    LEVELS: tl.constexpr = 15.0 if BITS == 4 else 255.0
     NV: tl.constexpr = (D + VC - 1) // VC
     NG: tl.constexpr = (D + GROUP - 1) // GROUP if GROUP > 0 else 1
     i = tl.arange(0, BP)
@@ -208,7 +204,7 @@ def coded_block(
             else:
                 second = tl.load(value_words + VC // 4 * v + R * (D // 4), mask=inside & (r + R < B), other=0)
         loaded = loaded + ((first, second),)
-    x, norm, operand = key_scores(
+    x, norm = key_scores(
         words,
         key_step + place * D,
         key_minimum + place * D,
@@ -226,7 +222,6 @@ def coded_block(
     p, total, top, alpha = softmax_block(x, m, c, live, not FULL, BIAS)
     squares = tl.zeros([GP], tl.float32)
     peak = tl.zeros([GP], tl.float32)
-    size = tl.zeros([VC], tl.float32)
     if STATISTICS:
         wide = p.to(tl.float32)
         squares = tl.sum(wide * wide, 0)
@@ -242,9 +237,6 @@ def coded_block(
             s = widen(tl.load(value_step + place * D + cd, mask=cd < D, other=0), BFLOAT)
             minimum = widen(tl.load(value_minimum + place * D + cd, mask=cd < D, other=0), BFLOAT)
             z = tl.fma(s, HALF, minimum)
-            if STATISTICS:
-                widest = tl.fma(s, LEVELS, tl.abs(minimum))
-                size += widest * widest
             s, z = channel_order(s, VC), channel_order(z, VC)
             tile = tl.fma(
                 tl.broadcast_to(z[:, None], [VC, GP]), tl.broadcast_to(total[None, :], [VC, GP]), acc * s[:, None]
@@ -280,4 +272,4 @@ def coded_block(
                 acc, _ = tl.split(tl.reshape(acc2, [VC, GP, 2]))
                 tile = acc * 4.0
         joined = joined + (tl.fma(o[v], tl.broadcast_to(alpha[None, :], [VC, GP]), tile),)
-    return p, top, tl.fma(l, alpha, total), joined, (total, squares, peak, norm, operand, tl.sum(size, 0))
+    return p, top, tl.fma(l, alpha, total), joined, (total, squares, peak, norm)

@@ -86,6 +86,12 @@ def expm1_ub(x):
 
 
 @triton.jit
+def exp_ub(x):
+    """Upper bound of ``e^x``, x >= 0; ``+inf`` above 80 and for NaN."""
+    return tl.where(x <= LARGEST_ARGUMENT, tl.exp2(x * LOG2_E) * EXP_UP, INFINITY)
+
+
+@triton.jit
 def exp_minus_lb(x):
     """Lower bound of ``e^-x``, x >= 0; x is not NaN."""
     near = tl.exp2(-tl.minimum(x, LARGEST_ARGUMENT) * LOG2_E) * EXP_DOWN

@@ -129,6 +129,15 @@ def row_squares(x, start, count, B_ROWS: tl.constexpr, D: tl.constexpr, BFLOAT: 
 
 
 @triton.jit
+def store_four(to, x, live):
+    """Write four numbers that follow each other, each a tensor like ``to``, at once."""
+    i = tl.arange(0, 2)
+    four = tl.join(tl.join(x[0], x[2]), tl.join(x[1], x[3]))
+    at = to[:, None, None] + i[None, :, None] * 2 + i[None, None, :]
+    tl.store(at, four, mask=tl.broadcast_to(live[:, None, None], four.shape))
+
+
+@triton.jit
 def store_state(
     part_m,
     part_l,

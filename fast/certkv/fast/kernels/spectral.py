@@ -11,13 +11,17 @@ import triton.language as tl
 from certkv.fast.kernels.outward_fp32 import (
     DOWN,
     INFINITY,
+    SIXTH,
     exp_minus_lb,
+    exp_ub,
     expm1_ub,
     inflate,
     known,
     psi_ub,
     root_of_squares,
 )
+
+THIRD = tl.constexpr(1.0 / 3.0)
 
 
 @triton.jit
@@ -108,3 +112,25 @@ def mass_lb(mass, mass_down, mass_lost):
     """Lower bound of the effective mass from a computed one; 0 where that is not finite."""
     finite = tl.where(mass < INFINITY, mass, 0.0)
     return tl.maximum(finite * mass_down * DOWN - mass_lost, 0.0) * DOWN
+
+
+@triton.jit
+def block_terms(
+    total, squares, top, delta, omega, anchored, anchored_operator, residual, residual_operator,
+    BLOCK: tl.constexpr, SQUARES_UP: tl.constexpr,
+):  # fmt: skip
+    """Return A, G and U of blocks from one number per block; linear in the weights, so in any unit of theirs.
+
+    Nothing is inflated. What is undefined is NaN, which a minimum with what is defined drops.
+    """
+    squares = squares * SQUARES_UP
+    l2 = root_of_squares(squares, BLOCK)
+    rest = root_of_squares(tl.maximum(squares - top * top, 0.0), BLOCK)
+    delta = tl.minimum(delta, omega)
+    by_sum, by_norm, by_top = delta * total, delta * l2, omega * top
+    first = tl.minimum(tl.minimum(by_sum, omega * l2), delta * top + omega * rest)
+    root = anchored_operator * tl.minimum(by_top, by_norm)
+    square = tl.minimum(delta * by_sum, omega * tl.minimum(by_top, by_norm))
+    second = (exp_ub(delta) * SIXTH + THIRD) * square
+    values = tl.minimum(tl.minimum(total, residual_operator * l2), top + residual_operator * rest)
+    return anchored * (tl.minimum(first, root) + second), first + second, residual * values

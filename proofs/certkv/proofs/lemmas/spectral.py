@@ -197,6 +197,25 @@ def _value_top(*, all_others: bool = True) -> Goal:
     )
 
 
+def _chord(*, from_one: bool = True) -> Goal:
+    # a coefficient of psi and of (2 + e^x)/6: with c of e^x that of psi is c/((k + 1)(k + 2)); k real, as good as whole
+    k, c, mine = reals("k c mine")
+    return real(6 * mine <= c, mine * ((k + 1) * (k + 2)) == c, c >= 0, k >= (1 if from_one else 0))
+
+
+def _parted(*, losses: bool = True) -> Goal:
+    # |sum a z| <= sum s y + sum e Y survives a token, a = s + e: y bounds what s weighs, Y what e does, by another form
+    total, known, lost, s, e, z, y, Y = reals("total known lost s e z y Y")
+    return real(
+        at_most(total + (s * z + e * z), (known + s * y) + (lost + e * Y if losses else lost)),
+        at_most(total, known + lost),
+        s >= 0,
+        e >= 0,
+        at_most(z, y),
+        at_most(z, Y),
+    )
+
+
 def _attained(*, below: bool = True) -> Goal:
     # a block of one token, w = E, at distance R: the term with the heaviest token apart is reached
     a, E, R, constant = reals("a E R constant")
@@ -290,6 +309,18 @@ LEMMAS = (
         anchored=False,
     ),
     _lemma("value_top", "|the heaviest + the others| <= top + ε rest", _value_top, all_others=False),
+    _lemma(
+        "chord",
+        "k >= 1: 6/((k+1)(k+2)) <= 1, so the series of ψ is at most that of (2 + e^x)/6; for k > 0 alone it is refuted",
+        _chord,
+        from_one=False,
+    ),
+    _lemma(
+        "parted",
+        "induction: |Σaz| <= Σsy + ΣeY survives a token, a = s + e: a weight in two parts, each by its own bound",
+        _parted,
+        losses=False,
+    ),
     _lemma(
         "attained",
         "a block of one token, at its radius and with w = E: no constant below 1 will do",
