@@ -103,6 +103,29 @@ def _tokens(difference: torch.Tensor, err: torch.Tensor) -> tuple[torch.Tensor, 
     return maximum, codes, _stored(rows_norm_ub(difference, err, unit))
 
 
+def value_level_notes(
+    original: torch.Tensor, decoded: torch.Tensor, err: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Measure encoded values at a level above the base: what is not about the originals alone.
+
+    Parameters
+    ----------
+    original : float16 or bfloat16 [..., B, d]
+    decoded, err : float64 [..., B, d]
+        From `Planar.decode_level`.
+
+    Returns
+    -------
+    notes : bfloat16 [..., 3]
+        In the order of `pool.FINER_VALUE_NOTES`.
+    codes : uint8 [..., B]
+        Log codes of the residuals, relative to the largest.
+    """
+    largest, codes, operator = _tokens(original.to(torch.float64) - decoded, err)
+    decoded_norm = _stored(row_norms(decoded).amax(-1) * norm_factor(original.shape[-1], 1))
+    return torch.stack([largest, decoded_norm, operator], dim=-1), codes
+
+
 def operand_size_ub(step: torch.Tensor, minimum: torch.Tensor, levels: float) -> torch.Tensor:
     """Upper bound of ``||(|minimum_c| + levels step_c)_c||``, [..., d] of 16 bits -> float32 [...]: `Pool.sizes`."""
     # in float64 the product is exact and the sum rounds once

@@ -23,10 +23,13 @@ from certkv.fast.anchor import first_block_mean
 from certkv.fast.certificate import Status
 from certkv.fast.checksum import Checksums
 from certkv.fast.encode import encode_keys, encode_keys_twin, encode_values, encode_values_twin
+from certkv.fast.encode_planes import encode_planes
 from certkv.fast.errors import CapacityError, CertkvError, NonFiniteError
-from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
+from certkv.fast.formats.planar import base_of
+from certkv.fast.formats.registry import key_format, value_format
 from certkv.fast.host import Originals
 from certkv.fast.pages import NO_PAGE
+from certkv.fast.planes import Planes
 from certkv.fast.pool import Pool
 from certkv.fast.resident import FIRST, TAIL, Resident, norms_ub
 
@@ -130,6 +133,7 @@ class Held:
     originals: Originals
     refusals: Refusals
     checksums: Checksums
+    planes: Planes
     capacity: int
 
     @property
@@ -158,11 +162,13 @@ def append_one(k: torch.Tensor, v: torch.Tensor, active: torch.Tensor, held: Hel
         kernels.admit(k, v, active, held, work)
         encode_tails(held, work)
         held.checksums.write_filled(held.pool, held.resident, work.place, work.page)
+        held.planes.write_filled(work.place, work.page, held.block)
         kernels.turn(held, work)
     else:
         admit_twin(k, v, active, held, work)
         encode_tails_twin(held, work)
         held.checksums.write_filled(held.pool, held.resident, work.place, work.page)
+        held.planes.write_filled(work.place, work.page, held.block)
         turn_twin(held, work)
     held.checksums.take(*state)
 
@@ -170,16 +176,20 @@ def append_one(k: torch.Tensor, v: torch.Tensor, active: torch.Tensor, held: Hel
 def encode_tails(held: Held, work: Work) -> None:
     """Encode the tails that are full; a page of `NO_PAGE` skips its sequence."""
     keys, values = held.resident.keys[:, :, TAIL], held.resident.values[:, :, TAIL]
-    encode_keys(keys, work.page, held.pool, KEY_FORMATS[held.keys], work.scratch)
-    encode_values(values, work.page, held.pool, held.anchor, VALUE_FORMATS[held.values], work.scratch)
+    of_keys, of_values = key_format(held.keys), value_format(held.values)
+    encode_keys(keys, work.page, held.pool, base_of(of_keys), work.scratch)
+    encode_values(values, work.page, held.pool, held.anchor, base_of(of_values), work.scratch)
+    encode_planes(keys, values, work.page, held.pool, held.planes, of_keys, of_values, work.scratch)
 
 
 def encode_tails_twin(held: Held, work: Work) -> None:
     """Twin of `encode_tails`."""
     keys, values = held.resident.keys[:, :, TAIL], held.resident.values[:, :, TAIL]
+    of_keys, of_values = key_format(held.keys), value_format(held.values)
     if bool((work.page != NO_PAGE).any()):
-        encode_keys_twin(keys, work.page, held.pool, KEY_FORMATS[held.keys])
-        encode_values_twin(values, work.page, held.pool, held.anchor, VALUE_FORMATS[held.values])
+        encode_keys_twin(keys, work.page, held.pool, base_of(of_keys))
+        encode_values_twin(values, work.page, held.pool, held.anchor, base_of(of_values))
+        encode_planes(keys, values, work.page, held.pool, held.planes, of_keys, of_values)
 
 
 def admit_twin(k: torch.Tensor, v: torch.Tensor, active: torch.Tensor, held: Held, work: Work) -> None:

@@ -20,6 +20,7 @@ from certkv.fast.errors import CapacityError, CaptureError, SettingError, ShapeE
 from certkv.fast.handles import Handled
 from certkv.fast.host import Originals
 from certkv.fast.pages import PageTable
+from certkv.fast.planes import Planes
 from certkv.fast.pool import Pool
 from certkv.fast.resident import Resident
 
@@ -43,6 +44,7 @@ class OneTokenAppends(Handled):
     resident: Resident
     originals: Originals
     checksums: Checksums
+    planes: Planes
 
     def _begin_appends(self) -> None:
         """Start with no tokens, and with nothing reserved."""
@@ -191,6 +193,7 @@ class OneTokenAppends(Handled):
             self.originals,
             self.refusals,
             self.checksums,
+            self.planes,
             self.capacity,
         )
 

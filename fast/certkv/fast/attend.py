@@ -14,6 +14,7 @@ import torch
 
 from certkv.fast.arithmetic import signed_constant
 from certkv.fast.coded import Coded, grouped
+from certkv.fast.formats.packing import unpack_plane
 from certkv.fast.resident import FIRST, TAIL, Resident
 from certkv.fast.scaled_query import query_power
 from certkv.fast.workspace import BIAS, Workspace
@@ -85,31 +86,42 @@ def attend_twin(
         if statistics:
             seen = grouped(out.statistics, heads)[s]
             chosen = slice(coded.first, coded.first + blocks)
-            seen[:, :, chosen, :3] = weight_statistics(weights[s, :, :, chosen])
-            seen[:, :, chosen, 3] = scaled_squares(q[s].view(query[s].shape), coded, coded.page_table[s, chosen])
-            seen[:, :, -2:, 0] = weight_statistics(slots[s])[..., 0]
+            seen[:, :, :3, chosen] = weight_statistics(weights[s, :, :, chosen])
+            seen[:, :, 3:, chosen] = metadata_statistics(q[s].view(query[s].shape), coded, coded.page_table[s, chosen])
+            seen[:, :, :3, -2:] = weight_statistics(slots[s])
             for slot, count in ((FIRST, pinned), (TAIL, tail)):
-                seen[:, :, slot - 2, 1:3] = torch.stack(resident_statistics(resident, s, slot, count), -1)[:, None]
+                seen[:, :, 3:, slot - 2] = torch.stack(resident_statistics(resident, s, slot, count), -1)[:, None]
 
 
 def weight_statistics(p: torch.Tensor) -> torch.Tensor:
-    """Sum, sum of squares and largest of executed weights, [H, G, n, B] -> float32 [H, G, n, 3]."""
+    """Sum, sum of squares and largest of executed weights, [H, G, n, B] -> float32 [H, G, 3, n]."""
     wide = p.to(torch.float32)
-    return torch.stack([wide.sum(-1), (wide * wide).sum(-1), wide.amax(-1)], dim=-1)
+    return torch.stack([wide.sum(-1), (wide * wide).sum(-1), wide.amax(-1)], dim=-2)
 
 
-def scaled_squares(q: torch.Tensor, coded: Coded, pages: torch.Tensor) -> torch.Tensor:
-    """Squares of ``||s q'||``, [H, G, d] -> float32 [H, G, n]."""
-    step = coded.pool.key_step[pages.to(torch.int64)].to(torch.float32).transpose(0, 1)
+def metadata_statistics(q: torch.Tensor, coded: Coded, pages: torch.Tensor) -> torch.Tensor:
+    """Squares of ``||s q'||``, and of the sizes of keys and values, [H, G, d] -> float32 [H, G, 3, n]."""
+    pool, at = coded.pool, pages.to(torch.int64)
+    step, minimum, value_step, value_minimum = (
+        x[at].to(torch.float32).transpose(0, 1)
+        for x in (pool.key_step, pool.key_minimum, pool.value_step, pool.value_minimum)
+    )
     scaled = torch.ldexp(q.to(torch.float32), query_power(q)[..., None])
-    return (scaled[:, :, None] * step[:, None]).square().sum(-1)
+    norm = (scaled[:, :, None] * step[:, None]).square().sum(-1)
+    keys = (minimum.abs() + 2.0**coded.key_bits * step).square().sum(-1)[:, None].expand_as(norm)
+    if coded.value_group:
+        values = torch.zeros_like(norm)
+    else:
+        levels = 2.0**coded.value_bits - (0.0 if coded.value_offset else 1.0)
+        values = (value_minimum.abs() + levels * value_step).square().sum(-1)[:, None].expand_as(norm)
+    return torch.stack([norm, keys, values], dim=-2)
 
 
 def resident_statistics(resident: Resident, s: int, slot: int, count: int) -> tuple[torch.Tensor, ...]:
-    """Return the largest square of a key's norm and the mean norm of values, each float32 [H]."""
+    """Return 0, the largest square of a key's norm, and the mean norm of values, each float32 [H]."""
     keys, values = (x[s, :, slot, :count].to(torch.float32).square().sum(-1) for x in (resident.keys, resident.values))
     none = resident.norms.new_zeros(keys.shape[0])
-    return (keys.amax(-1), values.sqrt().mean(-1)) if count else (none, none)
+    return (none, keys.amax(-1), values.sqrt().mean(-1)) if count else (none, none, none)
 
 
 def store_split(
@@ -155,7 +167,7 @@ def softmax_tiles(
 def decode_keys(coded: Coded, pages: torch.Tensor) -> torch.Tensor:
     """``minimum + step code`` of whole pages, float32 [H, n, B, d], rounded once."""
     pool = coded.pool
-    codes = pool.key_codes[pages].to(torch.float32)
+    codes = unpack_plane(pool.key_codes[pages], coded.key_bits, coded.block).to(torch.float32) + coded.key_offset
     step, minimum = (x[pages].to(torch.float32)[:, :, None] for x in (pool.key_step, pool.key_minimum))
     return (minimum + step * codes).transpose(0, 1)
 
@@ -163,14 +175,12 @@ def decode_keys(coded: Coded, pages: torch.Tensor) -> torch.Tensor:
 def decode_values(coded: Coded, pages: torch.Tensor) -> torch.Tensor:
     """As `decode_keys`."""
     pool, block, group = coded.pool, coded.block, coded.value_group
-    codes = pool.value_codes[pages]
-    if coded.value_bits == 4:
-        codes = torch.cat([codes & 15, (codes >> 4)[:, :, : block - codes.shape[2]]], dim=2)
+    codes = unpack_plane(pool.value_codes[pages], coded.value_bits, block)
     step, minimum = (x[pages].to(torch.float32) for x in (pool.value_step, pool.value_minimum))
     if group:
         channels = torch.arange(codes.shape[-1], device=codes.device) // group
         step, minimum = step[..., channels], minimum[..., channels]
     else:
         step, minimum = step[:, :, None], minimum[:, :, None]
-    # a step has 11 significant bits and a code 8: the product is exact
-    return (minimum + step * codes.to(torch.float32)).transpose(0, 1)
+    # a step has 11 significant bits and a code 8, or 9 with an offset: the product is exact
+    return (minimum + step * (codes.to(torch.float32) + coded.value_offset)).transpose(0, 1)

@@ -13,11 +13,14 @@ from certkv.fast.checks import ORIGINALS, Reasons, check_tensor, require_finite,
 from certkv.fast.checksum import Checksums, owners
 from certkv.fast.damage import Damage, find, repair
 from certkv.fast.encode import encode_keys, encode_values
+from certkv.fast.encode_planes import encode_planes
 from certkv.fast.errors import CapacityError, InputError, SettingError, ShapeError
-from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
+from certkv.fast.formats.planar import base_of
+from certkv.fast.formats.registry import key_format, value_format
 from certkv.fast.host import PLACES, Originals, Place
 from certkv.fast.memory import MemoryTable, Row, measured_peak
 from certkv.fast.pages import PageTable
+from certkv.fast.planes import Planes
 from certkv.fast.pool import allocate
 from certkv.fast.resident import Resident
 from certkv.fast.scratch import Scratch, slots_for
@@ -51,6 +54,8 @@ class TieredCache(OneTokenAppends):
     device : torch.device or str
     pages : int or None
         Pages in the pool, shared by the sequences; None for as many as all of them can fill.
+    planes : {"host", "device"}
+        Where the refinement planes of formats of several levels lie.
 
     Attributes
     ----------
@@ -70,6 +75,8 @@ class TieredCache(OneTokenAppends):
         Originals of full blocks, and which are there.
     scratch : Scratch
         Which of them are on the device as well.
+    planes : Planes
+        Refinement planes of full blocks; none where both formats have one level.
     checksums : Checksums
         Of all of it, taken when it is written.
 
@@ -94,6 +101,7 @@ class TieredCache(OneTokenAppends):
         scratch_bytes: int = 0,
         device: torch.device | str = "cpu",
         pages: int | None = None,
+        planes: Place = "host",
     ) -> None:
         reasons = Reasons()
         given = {"batch": batch, "kv_heads": kv_heads, "head_dim": head_dim, "capacity": capacity, "block": block}
@@ -102,19 +110,19 @@ class TieredCache(OneTokenAppends):
         wanted = reasons.catch(size, "scratch_bytes", scratch_bytes, 0)
         block_bytes = 2 * (sizes["block"] or 0) * (sizes["head_dim"] or 0)
         slots = reasons.catch(slots_for, wanted or 0, block_bytes, originals) or 0
-        for what, name, known in (("key", keys, KEY_FORMATS), ("value", values, VALUE_FORMATS)):
-            if name not in known:
-                reasons.add(SettingError(f"unknown {what} format {name!r}; choose one of {', '.join(known)}"))
+        of_keys, of_values = reasons.catch(key_format, keys), reasons.catch(value_format, values)
         if dtype not in ORIGINALS:
             reasons.add(SettingError(f"dtype is {dtype!r}; give torch.float16 or torch.bfloat16"))
         if originals not in PLACES:
             reasons.add(SettingError(f"originals is {originals!r}; give one of {', '.join(PLACES)}"))
+        if planes not in PLACES:
+            reasons.add(SettingError(f"planes is {planes!r}; give one of {', '.join(PLACES)}"))
         where = reasons.catch(_device, device)
-        least = KEY_FORMATS[keys].least_block if keys in KEY_FORMATS else 1
+        least = 1 if of_keys is None else of_keys.least_block
         if (tokens := sizes["block"]) is not None and tokens < least:
             reasons.add(SettingError(f"keys {keys} have groups of {least} tokens, and blocks of {tokens} hold none"))
         reasons.raise_all()
-        if where is None:
+        if where is None or of_keys is None or of_values is None:
             raise SettingError(f"device is {device!r}; give one that torch knows")
 
         self.batch, self.kv_heads, self.head_dim, self.capacity, self.block = (
@@ -130,6 +138,9 @@ class TieredCache(OneTokenAppends):
         self.resident = Resident.empty(self.batch, self.kv_heads, self.block, self.head_dim, dtype, where)
         self.originals = Originals(
             self.batch, self.kv_heads, self.max_blocks, self.block, self.head_dim, dtype, originals, where
+        )
+        self.planes = Planes.allocate(
+            of_keys, of_values, self.pages, count, self.kv_heads, self.block, self.head_dim, planes, where
         )
         slots = min(slots, 2 * self.batch * self.kv_heads * self.max_blocks)
         self.scratch = Scratch.empty(
@@ -189,6 +200,7 @@ class TieredCache(OneTokenAppends):
                 self._settle()
         except BaseException:
             self.pool.poison(pages)
+            self.planes.erase(pages)
             for s in plan.filling:
                 self.originals.erase(s, before[s], before[s] + plan.full[s])
                 self.checksums.forget(pages, s, before[s], before[s] + plan.full[s])
@@ -223,6 +235,7 @@ class TieredCache(OneTokenAppends):
         self.lengths[s] = 0
         pages = self.pages.release(s)
         self.pool.poison(pages)
+        self.planes.erase(pages)
         self.originals.erase(s, 0, used)
         self.scratch.clear(s)
         self.anchor[s].zero_()
@@ -272,6 +285,12 @@ class TieredCache(OneTokenAppends):
         tables = (self.pages.table, self.lengths, self.anchor, self.originals.present, self.refusals, self.order)
         work = () if self._work is None else (Row("append without the host", "device", self._work.nbytes),)
         scratch = (Row("scratch", "device", self.scratch.nbytes),) if self.scratch.slots else ()
+        planes: tuple[Row, ...] = ()
+        if self.planes.some:
+            planes = (
+                Row("refinement planes", self.planes.place, self.planes.nbytes),
+                Row("which planes are there", "device", self.planes.table_bytes),
+            )
         rows = (
             Row("codes and metadata", "device", self.pool.nbytes - self.pool.note_bytes),
             Row("annotations", "device", self.pool.note_bytes),
@@ -281,6 +300,7 @@ class TieredCache(OneTokenAppends):
             *work,
             *scratch,
             Row("originals", self.originals.place, self.originals.nbytes),
+            *planes,
         )
         dense = 4 * self.batch * self.capacity * self.kv_heads * self.head_dim
         return MemoryTable(rows, self.batch * self.capacity, dense, measured_peak(self.device))
@@ -347,18 +367,21 @@ class TieredCache(OneTokenAppends):
             self._encode_blocks(blocks[0], blocks[1], to, anchor[s])
             owner = owners(s, torch.arange(before, before + count, device=self.device), self.max_blocks)
             self.checksums.write_blocks(self.pool, to.to(torch.int64), owner)
+            self.planes.write_sums(to.to(torch.int64), owner)
             done += count
         return anchor
 
     def _encode_blocks(self, k: torch.Tensor, v: torch.Tensor, to: torch.Tensor, anchor: torch.Tensor) -> None:
         """Encode blocks [n, kv_heads, block, head_dim] of one sequence."""
         at_once = max(1, _ENCODED_AT_ONCE // k[0].numel()) if self.device.type == "cpu" else len(k)
-        of_keys, of_values = KEY_FORMATS[self.keys], VALUE_FORMATS[self.values]
+        of_keys, of_values = key_format(self.keys), value_format(self.values)
+        base_keys, base_values = base_of(of_keys), base_of(of_values)
         for start in range(0, len(k), at_once):
             part = slice(start, start + at_once)
             pages = to[part]
-            encode_keys(k[part], pages, self.pool, of_keys)
-            encode_values(v[part], pages, self.pool, anchor.expand(len(pages), -1, -1), of_values)
+            encode_keys(k[part], pages, self.pool, base_keys)
+            encode_values(v[part], pages, self.pool, anchor.expand(len(pages), -1, -1), base_values)
+            encode_planes(k[part], v[part], pages, self.pool, self.planes, of_keys, of_values)
 
 
 def _device(device: torch.device | str) -> torch.device:

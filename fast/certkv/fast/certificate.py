@@ -41,7 +41,11 @@ class Certificate:
     promoted : int32 [batch, q_heads, 2]
         Number of key blocks and of value blocks read as originals.
     host_bytes : int64 [batch, q_heads]
-        Bytes the head needed from originals, whatever scratch held.
+        Bytes the head needed from originals, whatever scratch held, and from refinement planes in host memory.
+    finer : int32 [batch, q_heads, 2, planes]
+        Key blocks, and value blocks, used at each refined level; empty for formats of one level.
+    plane_bytes : int64 [batch, q_heads]
+        Bytes of refinement planes that the head read, wherever they lie, also where originals have replaced them.
     """
 
     bound: torch.Tensor
@@ -53,10 +57,20 @@ class Certificate:
     status: torch.Tensor
     promoted: torch.Tensor
     host_bytes: torch.Tensor
+    finer: torch.Tensor
+    plane_bytes: torch.Tensor
+
+    @property
+    def levels(self) -> torch.Tensor:
+        """Key blocks, and value blocks, used at each level above the base, originals last: int32 [.., 2, levels]."""
+        return torch.cat([self.finer, self.promoted[..., None]], -1)
 
     @classmethod
-    def blank(cls, batch: int, q_heads: int, device: torch.device | str = "cpu") -> Certificate:
-        """Return a certificate that promises nothing (bound ``+inf``), to be filled by a step."""
+    def blank(cls, batch: int, q_heads: int, device: torch.device | str = "cpu", planes: int = 0) -> Certificate:
+        """Return a certificate that promises nothing (bound ``+inf``), to be filled by a step.
+
+        ``planes`` is how many refined levels blocks of either side have at most.
+        """
 
         def made(dtype: torch.dtype, *more: int) -> torch.Tensor:
             return torch.empty(batch, q_heads, *more, dtype=dtype, device=device)
@@ -71,6 +85,8 @@ class Certificate:
             status=made(torch.int32),
             promoted=made(torch.int32, 2),
             host_bytes=made(torch.int64),
+            finer=made(torch.int32, 2, planes),
+            plane_bytes=made(torch.int64),
         )
         certificate.clear()
         return certificate

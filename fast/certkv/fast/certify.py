@@ -17,7 +17,11 @@ import torch
 from certkv.fast import log_codes
 from certkv.fast.charges import LARGEST_SIZE, Charges
 from certkv.fast.coded import Coded, grouped
+from certkv.fast.finer_errors import FinerErrors
+from certkv.fast.formats.rotation import rotate_fp32
+from certkv.fast.levels import at, used
 from certkv.fast.outward_fp32 import DOWN, above, inflate, known, root_of_squares
+from certkv.fast.pool import FINER_VALUE_NOTES
 from certkv.fast.score_error import ScoreErrors
 from certkv.fast.spectral import Errors, KeyContext, key_term, sums, value_term, weight_lb, without
 
@@ -30,6 +34,9 @@ of values as used, the largest such size, and the largest radius ``R_b``."""
 
 DECODING = 2.0**-23
 """``V_hat`` formed in binary32 is one rounding from its meaning; with room to spare."""
+
+TURNING = 2.0**-20
+"""A rotation in binary32 is off by so much of the norm: at most ten roundings (theorem ``rotation``)."""
 
 
 class Pass(NamedTuple):
@@ -87,6 +94,47 @@ class Terms(NamedTuple):
         return cls(*(torch.full(shape, torch.nan, device=device) for shape in (*[shape] * 5, entries)))
 
 
+LARGEST_RESIDUAL, DECODED, RESIDUAL_OPERATOR = (
+    FINER_VALUE_NOTES.index(name) for name in ("residual_norm_ub", "decoded_norm_ub", "residual_operator_ub")
+)
+
+FINER_ROUNDING = 2.0**-22
+"""Scores from refined keys: these are decoded in binary32, one rounding, and then treated as originals are."""
+
+FINER_SIZE = 2.0**-8
+"""Sizes of refined numbers, relative to those of the base: half a code of 255 or more beyond the largest."""
+
+
+class Foreseen(NamedTuple):
+    """What blocks would still add at each level above the base; float32 [levels, batch, Hq, max_blocks].
+
+    Attributes
+    ----------
+    key, weight_lb : ``C_b`` without rounding in the score errors, and ``D_b``, by level of keys
+    value : ``U_b`` by level of values
+    """
+
+    key: torch.Tensor
+    weight_lb: torch.Tensor
+    value: torch.Tensor
+
+    @classmethod
+    def empty(
+        cls, counts: tuple[int, int], batch: int, heads: int, max_blocks: int, device: torch.device | str = "cpu"
+    ) -> Foreseen:
+        """Allocate for so many levels of keys and of values; everything is NaN."""
+        shape = (batch, heads, max_blocks)
+        keys, values = counts
+        return cls(*(torch.full((count, *shape), torch.nan, device=device) for count in (keys, keys, values)))
+
+
+class Finer(NamedTuple):
+    """What certifies levels above the base: their score errors, which are read, and what is foreseen, written."""
+
+    errors: FinerErrors
+    foreseen: Foreseen
+
+
 @cache
 def code_ratios(device: torch.device) -> torch.Tensor:
     """Meaning of each log code for a block maximum of 1, float32 [256], exact. Not to be written to."""
@@ -122,7 +170,15 @@ def lowered(norm_ub: torch.Tensor) -> torch.Tensor:
     return (norm_ub * (1.0 - 2.0**-10) - 2.0**-55).clamp(min=0.0)
 
 
-def certify(seen: Pass, coded: Coded, errors: ScoreErrors, charges: Charges, out: Terms, active: torch.Tensor) -> None:
+def certify(
+    seen: Pass,
+    coded: Coded,
+    errors: ScoreErrors,
+    charges: Charges,
+    out: Terms,
+    active: torch.Tensor,
+    finer: Finer | None = None,
+) -> None:
     """Bound what every coded block adds to the error of its heads.
 
     Parameters
@@ -136,6 +192,8 @@ def certify(seen: Pass, coded: Coded, errors: ScoreErrors, charges: Charges, out
     out : Terms
         Written, but for the entries of resident tokens, for heads that are active.
     active : bool or uint8 [batch, Hq]
+    finer : Finer or None
+        Where formats have levels above their base; without it there are none.
     """
     kv_heads, block = coded.anchor.shape[1], coded.block
     weights, reference, levels = (grouped(x, kv_heads) for x in (seen.weights, seen.reference, seen.levels))
@@ -144,6 +202,9 @@ def certify(seen: Pass, coded: Coded, errors: ScoreErrors, charges: Charges, out
     residual, norm, anchored, decoded, residual_operator, anchored_operator, mean = notes.unbind(-1)
     ratios = code_ratios(coded.lengths.device)
     n, eta = (ratios[coded.gather(x).to(torch.int64)][:, :, None] for x in _codes(coded))
+    residuals = [(eta, residual, residual_operator), *(_finer_residuals(coded, ratios) if finer else ())]
+    counts = coded.finer if finer else (0, 0)  # without it, originals are the one other level
+    of_keys, of_values = (used(levels, side, count) for side, count in enumerate(counts))
 
     factor = share_factor(reference, m, denominator)
     shares = not_negative(weights.to(torch.float32) * factor[..., None])
@@ -156,7 +217,9 @@ def certify(seen: Pass, coded: Coded, errors: ScoreErrors, charges: Charges, out
     beta = shares * n
     share, heaviest = _heaviest(shares, beta)
     value, size = _values(coded, heaviest)
-    apart = distance_ub(value, c[:, :, :, None, :])
+    # distances are the same in both bases
+    turned, lost = (rotated(c), output_norm * TURNING) if coded.values_rotated else (c, 0.0)
+    apart = distance_ub(value, turned[:, :, :, None, :]) + lost
     apart = known(inflate(apart + decoded * DECODING + residual * _at(eta, heaviest)))
     context = KeyContext(
         a=sums(shares),
@@ -170,29 +233,38 @@ def certify(seen: Pass, coded: Coded, errors: ScoreErrors, charges: Charges, out
         distance=apart,
         radius=radius,
     )
-    coded_keys, coded_values = (levels & 1) == 0, (levels & 2) == 0
+    coded_values = (levels & 2) == 0
     sizes = not_negative(grouped(errors.size, kv_heads))
-    eps = torch.where(
-        coded_keys,
+    relative = above((charges.original.relative + FINER_ROUNDING) * (1.0 + FINER_SIZE))
+    rounded = [
         charges.coded.relative * sizes + charges.coded.constant,
+        *[relative * sizes + charges.original.constant] * counts[0],
         charges.original.relative * sizes + charges.original.constant,
-    )
-    eps = torch.where(sizes <= LARGEST_SIZE, inflate(eps), torch.inf)
-    pure = Errors(
-        *(torch.where(coded_keys, not_negative(grouped(x, kv_heads)), 0.0) for x in (errors.delta, errors.omega))
-    )
-    both = Errors(inflate(pure.delta + eps), inflate(pure.omega + above(math.sqrt(block)) * eps))
+    ]
+    rounded = [torch.where(sizes <= LARGEST_SIZE, inflate(x), torch.inf) for x in rounded]
+    by_level = [Errors(*(not_negative(grouped(x, kv_heads)) for x in (errors.delta, errors.omega)))]
+    for delta, omega in zip(*finer.errors, strict=True) if finer else ():
+        by_level.append(Errors(*(not_negative(grouped(x, kv_heads)) for x in (delta, omega))))
+    by_level.append(Errors(*(torch.zeros_like(x) for x in by_level[0])))
+
+    def joined(pure: Errors, eps: torch.Tensor) -> Errors:
+        return Errors(inflate(pure.delta + eps), inflate(pure.omega + above(math.sqrt(block)) * eps))
+
+    eps = at(of_keys, rounded)
+    pure = Errors(*(at(of_keys, [getattr(x, name) for x in by_level]) for name in Errors._fields))
+    both = joined(pure, eps)
     least = mass_lb(mass, charges)
-    used = torch.where(coded_values, size, norm)
+    used_size = torch.where(coded_values, size, norm)
+    left = [value_term(sums(shares * of_tokens), *notes) for of_tokens, *notes in residuals]
     found = {
         "mass": mass,
         "key": key_term(context, both),
         "pure_key": key_term(context, pure),
-        "value": torch.where(coded_values, value_term(sums(shares * eta), residual, residual_operator), 0.0),
+        "value": at(of_values, [*left, torch.zeros_like(left[0])]),
         "weight_lb": weight_lb(context.a, least, both),
         "scale_lb": least * torch.where(mean < torch.inf, mean, 0.0) * DOWN,
-        "size": known(context.a.l1 * used),
-        "largest": used.expand_as(mass),
+        "size": known(context.a.l1 * used_size),
+        "largest": used_size.expand_as(mass),
         "radius": radius,
     }
     rows = grouped(active, kv_heads).to(torch.bool)
@@ -203,10 +275,36 @@ def certify(seen: Pass, coded: Coded, errors: ScoreErrors, charges: Charges, out
     target = grouped(out.partial, kv_heads)[..., :-2, :]
     partial = torch.stack([chunked(found[name], name) for name in PARTIAL], dim=-1)
     target.copy_(torch.where(rows[..., None, None], partial, target))
+    if finer is None:
+        return
+    foreseen = {
+        "key": [key_term(context, x) for x in by_level[1:-1]],
+        "weight_lb": [weight_lb(context.a, least, joined(*x)) for x in zip(by_level[1:-1], rounded[1:-1], strict=True)],
+        "value": left[1:],
+    }
+    for name, terms in foreseen.items():
+        for store, term in zip(getattr(finer.foreseen, name), terms, strict=True):
+            target = grouped(store, kv_heads)
+            target.copy_(torch.where(rows[..., None], torch.where(coded.valid(), term, 0.0), target))
+
+
+def _finer_residuals(coded: Coded, ratios: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Return eta of the tokens, its largest, and the operator norm, of every level of values above the base."""
+    notes = not_negative(coded.gather(coded.pool.finer_value_notes).to(torch.float32))[:, :, None]
+    eta = ratios[coded.gather(coded.pool.finer_residual_codes).to(torch.int64)][:, :, None]
+    return [
+        (eta[..., level, :], notes[..., level, LARGEST_RESIDUAL], notes[..., level, RESIDUAL_OPERATOR])
+        for level in range(coded.finer[1])
+    ]
 
 
 def _codes(coded: Coded) -> tuple[torch.Tensor, torch.Tensor]:
     return coded.pool.anchored_codes, coded.pool.residual_codes
+
+
+def rotated(x: torch.Tensor) -> torch.Tensor:
+    """Rotate binary32 numbers in binary32, [..., d]."""
+    return rotate_fp32(x.to(torch.float64)).to(torch.float32)
 
 
 def _heaviest(shares: torch.Tensor, beta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -240,26 +338,31 @@ def _values(coded: Coded, token: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     Returns
     -------
     value : float32 [batch, H, G, blocks, d]
+        In the basis of the codes.
     size : float32 [batch, H, 1, blocks]
     """
     pool, head_dim, group = coded.pool, coded.anchor.shape[-1], coded.value_group
+    # numbers of all levels are within half a step of the codes, which are below 2^bits
+    levels = 2.0**coded.value_bits - (0.0 if coded.finer[1] else 1.0)
     codes = coded.gather(pool.value_codes)
     step, offset = (coded.gather(x).to(torch.float32) for x in (pool.value_step, pool.value_minimum))
     rows = codes.shape[-2]
-    row, high = token % rows, token >= rows
 
     def at_token(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         wide = x[:, :, None].expand(*token.shape, *x.shape[-2:])
         return wide.gather(-2, index[..., None, None].expand(*token.shape, 1, x.shape[-1]))[..., 0, :]
 
-    code = at_token(codes, row).to(torch.int32)
-    if coded.value_bits == 4:
-        code = torch.where(high[..., None], code >> 4, code & 15)
+    shift = (token // rows * coded.value_bits)[..., None]
+    code = (at_token(codes, token % rows).to(torch.int32) >> shift) & (2**coded.value_bits - 1)
+    code = code + coded.value_offset
     if group:
         channel = torch.arange(head_dim, device=code.device) // group
         value = at_token(offset, token)[..., channel] + at_token(step, token)[..., channel] * code
         decoded = not_negative(coded.gather(pool.value_notes)[..., 3].to(torch.float32))
+        for level in range(coded.finer[1]):
+            of_level = coded.gather(pool.finer_value_notes)[..., level, DECODED].to(torch.float32)
+            decoded = torch.maximum(decoded, not_negative(of_level))
         return value, inflate(decoded * group_factor(group))[:, :, None]
     value = offset[:, :, None] + step[:, :, None] * code
-    sizes = offset.abs() + (2.0**coded.value_bits - 1.0) * step
+    sizes = offset.abs() + levels * step
     return value, distance_ub(sizes, torch.zeros_like(sizes))[:, :, None]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
+from certkv.fast.formats.planar import Planar, offset
+from certkv.fast.formats.registry import key_format, value_format
 from certkv.fast.pool import Pool
 
 
@@ -29,6 +30,9 @@ class Coded:
         1 where the first block is among the resident tokens instead (`Budget`), otherwise 0.
     keys : str
         Name of the key format.
+    planar : Planar or None, twice
+        Of keys and of values, where there are levels above the base; ``keys`` and ``values`` then name what a pass
+        reads, the base.
     """
 
     pool: Pool
@@ -38,6 +42,23 @@ class Coded:
     values: str
     first: int = 0
     keys: str = "int8"
+    planar: tuple[Planar | None, Planar | None] = (None, None)
+
+    @property
+    def finer(self) -> tuple[int, int]:
+        """Levels above the base: of keys, of values."""
+        keys, values = (0 if fmt is None else len(fmt.plane_bits) for fmt in self.planar)
+        return keys, values
+
+    @property
+    def key_offset(self) -> float:
+        """What a key's base code stands for beside itself."""
+        return 0.0 if self.planar[0] is None else offset(self.planar[0], 0)
+
+    @property
+    def value_offset(self) -> float:
+        """What a value's base code stands for beside itself."""
+        return 0.0 if self.planar[1] is None else offset(self.planar[1], 0)
 
     @property
     def block(self) -> int:
@@ -47,12 +68,12 @@ class Coded:
     @property
     def key_bits(self) -> int:
         """Bits of a key's code."""
-        return KEY_FORMATS[self.keys].bits
+        return key_format(self.keys).bits
 
     @property
     def key_group(self) -> int:
         """Tokens that share a channel's step, from the first of the block on; 0 where all tokens of a block do."""
-        return KEY_FORMATS[self.keys].group
+        return key_format(self.keys).group
 
     @property
     def key_norms(self) -> int:
@@ -62,22 +83,22 @@ class Coded:
     @property
     def keys_rotated(self) -> bool:
         """Whether steps, minima and codes of keys are in the rotated basis."""
-        return KEY_FORMATS[self.keys].rotated
+        return key_format(self.keys).rotated
 
     @property
     def value_bits(self) -> int:
         """Bits of a value's code."""
-        return VALUE_FORMATS[self.values].bits
+        return value_format(self.values).bits
 
     @property
     def value_group(self) -> int:
         """Channels that share a token's step; 0 where all tokens of a block share a channel's."""
-        return VALUE_FORMATS[self.values].group
+        return value_format(self.values).group
 
     @property
     def values_rotated(self) -> bool:
         """Whether steps, minima and codes of values are in the rotated basis."""
-        return VALUE_FORMATS[self.values].rotated
+        return value_format(self.values).rotated
 
     def valid(self) -> torch.Tensor:
         """Which blocks a step certifies, bool [batch, 1, 1, max_blocks]."""

@@ -15,8 +15,10 @@ import torch
 from certkv.fast.anchor import first_block_mean
 from certkv.fast.checksum import of_resident, totals
 from certkv.fast.encode import encode_keys, encode_values
+from certkv.fast.encode_planes import encode_planes
 from certkv.fast.errors import CorruptionError
-from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
+from certkv.fast.formats.planar import base_of
+from certkv.fast.formats.registry import key_format, value_format
 from certkv.fast.resident import FIRST, TAIL, norms_ub
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 CODED, ORIGINAL_KEYS, ORIGINAL_VALUES = "codes, metadata or annotations", "original keys", "original values"
 PAGE, LENGTH = "its entry in the page table", "the length on the device"
 SCRATCH = "an original in scratch"
+PLANES = "refinement planes"
 HELD_FIRST, HELD_TAIL = "the first block as the device keeps it, or the anchor", "the tail"
 
 
@@ -68,6 +71,8 @@ def find(cache: TieredCache, originals: bool) -> list[Damage]:
         found += [Damage(s, PAGE, b) for b, page in enumerate(cache.pages.pages(s)) if tables[s][b] != page]
     at = _blocks(cache)
     found += [Damage(s, CODED, b, h) for s, b, h in _listed(at, wrong_blocks(cache, at))]
+    if cache.planes.some and (originals or cache.planes.place == "device"):
+        found += [Damage(s, PLANES, b, h) for s, b, h in _listed(at, wrong_planes(cache, at))]
     for side, part in enumerate((ORIGINAL_KEYS, ORIGINAL_VALUES)):
         if originals:
             found += [Damage(s, part, b, h) for s, b, h in _listed(at, wrong_originals(cache, at, side))]
@@ -102,6 +107,12 @@ def wrong_blocks(cache: TieredCache, at: Blocks) -> torch.Tensor:
     """Which coded blocks are damaged, bool [n, H]."""
     owner = at.sequence * cache.max_blocks + at.block
     return cache.checksums.of_blocks(cache.pool, at.page, owner) != cache.checksums.blocks[at.page]
+
+
+def wrong_planes(cache: TieredCache, at: Blocks) -> torch.Tensor:
+    """Which refinement planes are there and damaged, bool [n, H]."""
+    owner, planes = at.sequence * cache.max_blocks + at.block, cache.planes
+    return (planes.present[at.page] != 0) & (planes.of_blocks(at.page, owner) != planes.sums[at.page])
 
 
 def _expected(cache: TieredCache, at: Blocks, side: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -151,7 +162,7 @@ def repair(cache: TieredCache) -> list[Damage]:
             continue
         if damage.part == PAGE and b is not None:
             cache.pages.table[s, b] = cache.pages.pages(s)[b]
-        elif damage.part == CODED and b is not None and h is not None and _usable(cache, s, b, h, lost):
+        elif damage.part in (CODED, PLANES) and b is not None and h is not None and _usable(cache, s, b, h, lost):
             again.append((s, b, h))
         elif damage.part == HELD_FIRST and h is not None and _usable(cache, s, 0, h, lost):
             _restore_first(cache, s, h)
@@ -172,7 +183,7 @@ def _usable(cache: TieredCache, s: int, b: int, h: int, lost: set[tuple[int, int
     if cache.blocks(s) <= b:
         return False
     needed = {(s, b, h), (s, 0, h)}
-    if KEY_FORMATS[cache.keys].scope == "joint":
+    if key_format(cache.keys).scope == "joint":
         needed |= {(s, b, other) for other in range(cache.kv_heads)}
     return all(bool(cache.originals.present[i, k, j]) for i, j, k in needed) and not needed & lost
 
@@ -229,20 +240,30 @@ def _encode_again(cache: TieredCache, damaged: list[tuple[int, int, int]]) -> No
         x[s.to(x.device), :, b.to(x.device)].to(cache.device) for x in (cache.originals.keys, cache.originals.values)
     )
     # originals of other heads may be missing, which are NaN; where norms are joint, they are there
-    fmt = KEY_FORMATS[cache.keys]
+    fmt, of_values = key_format(cache.keys), value_format(cache.values)
     joint = fmt.scope == "joint"
     values = torch.where(rewritten[..., None, None], values, 0.0)
     keys = keys if joint else torch.where(rewritten[..., None, None], keys, 0.0)
     kept = {name: tensor[pages] for name, tensor in cache.pool.tensors().items()}
-    encode_keys(keys, pages, cache.pool, fmt)
-    encode_values(values, pages, cache.pool, cache.anchor[s.to(cache.device)], VALUE_FORMATS[cache.values])
+    planes = cache.planes
+    held = [(x, x[pages.to(x.device)]) for x in (*planes.keys, *planes.values, planes.present)] if planes.some else []
+    encode_keys(keys, pages, cache.pool, base_of(fmt))
+    encode_values(values, pages, cache.pool, cache.anchor[s.to(cache.device)], base_of(of_values))
+    encode_planes(keys, values, pages, cache.pool, planes, fmt, of_values)
     for name, tensor in cache.pool.tensors().items():
         mine = rewritten.any(1, keepdim=True) if name == "key_norm" and joint else rewritten
         if tensor.shape[1] == 0:
             continue
         mine = mine.view(*mine.shape, *[1] * (tensor.ndim - 2))
         tensor[pages] = torch.where(mine, tensor[pages], kept[name])
+    if planes.some and cache.device.type == "cuda":
+        torch.cuda.current_stream(cache.device).synchronize()  # kernels have written host memory
+    for tensor, before in held:
+        mine, to = rewritten.view(*rewritten.shape, *[1] * (tensor.ndim - 2)).to(tensor.device), pages.to(tensor.device)
+        tensor[to] = torch.where(mine, tensor[to], before)
     # equal to what they were, unless the checksum itself was what was damaged
     owner = (s * cache.max_blocks + b).to(cache.device)
     now = cache.checksums.of_blocks(cache.pool, pages, owner)
     cache.checksums.blocks[pages] = torch.where(rewritten, now, cache.checksums.blocks[pages])
+    if planes.some:
+        planes.sums[pages] = torch.where(rewritten, planes.of_blocks(pages, owner), planes.sums[pages])

@@ -13,6 +13,8 @@ import torch
 from certkv.fast.annotate import key_notes, key_size_ub, operand_size_ub, value_notes
 from certkv.fast.errors import DTypeError, ShapeError
 from certkv.fast.formats import INT8, KEY_FORMATS, VALUE_FORMATS, Format, KeyFormat, OscarKeys, OscarValues
+from certkv.fast.formats.planar import planes_of
+from certkv.fast.formats.registry import PLANAR_KEY_FORMATS, PLANAR_VALUE_FORMATS
 from certkv.fast.formats.rotated import turned_back
 from certkv.fast.pool import KEYS, VALUES, Pool
 
@@ -124,7 +126,8 @@ def encode_values_twin(
     measured = value_notes(x, decoded, err, anchor[kept], inside)
     pool.value_notes[to], pool.residual_codes[to], pool.anchored_codes[to] = measured
     # the size of values with groups is the largest norm of a decoded token, a note
-    size = 0.0 if fmt.group else operand_size_ub(encoded.step, encoded.minimum, 2.0**fmt.bits - 1.0)
+    levels = 2.0**fmt.bits - (0.0 if planes_of(fmt) else 1.0)
+    size = 0.0 if fmt.group else operand_size_ub(encoded.step, encoded.minimum, levels)
     pool.sizes[to, :, VALUES] = size
 
 
@@ -132,7 +135,7 @@ def check_keys(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, fmt: Ke
     """Raise DTypeError or ShapeError unless the arguments of `encode_keys` fit each other."""
     heads, block = pool.residual_codes.shape[1:]
     _check("keys", originals, pages, torch.Size((heads, block, pool.key_codes.shape[-1])), pool.key_step)
-    if fmt.name not in KEY_FORMATS:
+    if fmt.name not in {**KEY_FORMATS, **PLANAR_KEY_FORMATS}:
         raise ShapeError(f"format {fmt.name!r} has no pages in a pool; use one of {', '.join(sorted(KEY_FORMATS))}")
     _check_stored("key", pool.key_codes, pool.key_step, fmt, block)
     norms = fmt.norm_heads(heads)
@@ -149,7 +152,7 @@ def check_values(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, ancho
     heads, block = pool.residual_codes.shape[1:]
     head_dim = pool.value_codes.shape[-1]
     _check("values", originals, pages, torch.Size((heads, block, head_dim)), pool.value_step)
-    if fmt.name not in VALUE_FORMATS:
+    if fmt.name not in {**VALUE_FORMATS, **PLANAR_VALUE_FORMATS}:
         raise ShapeError(f"format {fmt.name!r} has no pages in a pool; use one of {', '.join(sorted(VALUE_FORMATS))}")
     _check_stored("value", pool.value_codes, pool.value_step, fmt, block)
     _check_contiguous(pool.value_codes, pool.value_step, pool.value_minimum, pool.value_notes)

@@ -16,6 +16,8 @@ import torch
 from certkv.fast.certificate import Certificate, Status
 from certkv.fast.choose import EXACT_HEAD, KEYS, REFINE, VALUES, Choice
 from certkv.fast.coded import Coded
+from certkv.fast.levels import planes, used
+from certkv.fast.planes import Planes
 from certkv.fast.totals import Totals
 
 NOWHERE = -1
@@ -159,3 +161,31 @@ def finish_twin(
     kept = in_range(output, out.output.dtype)
     out.output.copy_(torch.where(nothing[..., None], torch.nan, kept))
     out.lse.copy_(torch.where(nothing, torch.nan, lse))
+
+
+def finish_levels_twin(levels: torch.Tensor, choice: Choice, held: Planes, certificate: Certificate) -> None:
+    """Add what was read of refinement planes to certificates that `finish` has written; twin of ``kernels.planes``.
+
+    Parameters
+    ----------
+    levels : uint8 [batch, Hq, max_blocks]
+    choice : Choice
+    held : Planes
+    certificate : Certificate
+    """
+    good = certificate.status == int(Status.OK)
+    exact_heads = choice.action == EXACT_HEAD
+    total = torch.zeros_like(certificate.plane_bytes)
+    for side, sizes in enumerate(held.block_bytes):
+        read = planes(levels, side)
+        level = used(levels, side, len(sizes))
+        for plane, size in enumerate(sizes):
+            total += size * (read > plane).sum(-1)
+            count = torch.where(exact_heads, 0, (level == plane + 1).sum(-1))
+            certificate.finer[..., side, plane].copy_(torch.where(good, count, 0))
+        rung = torch.where((read > 0).any(-1) & good, side + 1, 0).to(torch.int32)
+        torch.maximum(certificate.rung, rung, out=certificate.rung)
+    total = torch.where(good, total, 0)
+    certificate.plane_bytes.copy_(total)
+    if held.place == "host":
+        certificate.host_bytes.add_(total)

@@ -47,6 +47,8 @@ class Decoded(NamedTuple):
     rung, status : int32 [batch, q_heads]
     promoted : int32 [batch, q_heads, 2]
     host_bytes : int64 [batch, q_heads]
+    finer : int32 [batch, q_heads, 2, planes]
+    plane_bytes : int64 [batch, q_heads]
     position, moved_bytes : int64 [batch]
     """
 
@@ -61,12 +63,14 @@ class Decoded(NamedTuple):
     status: torch.Tensor
     promoted: torch.Tensor
     host_bytes: torch.Tensor
+    finer: torch.Tensor
+    plane_bytes: torch.Tensor
     position: torch.Tensor
     moved_bytes: torch.Tensor
 
     @classmethod
-    def empty(cls, q: torch.Tensor, out_dtype: torch.dtype) -> Decoded:
-        """Allocate what a step of such queries writes."""
+    def empty(cls, q: torch.Tensor, out_dtype: torch.dtype, planes: int = 0) -> Decoded:
+        """Allocate what a step of such queries writes; ``planes`` as for `Certificate.blank`."""
         batch, heads = q.shape[0], q.shape[1]
 
         def made(dtype: torch.dtype, *more: int) -> torch.Tensor:
@@ -85,6 +89,8 @@ class Decoded(NamedTuple):
             status=made(torch.int32),
             promoted=made(torch.int32, 2),
             host_bytes=made(torch.int64),
+            finer=made(torch.int32, 2, planes),
+            plane_bytes=q.new_zeros((batch, heads), dtype=torch.int64),
             position=q.new_empty((batch,), dtype=torch.int64),
             moved_bytes=q.new_zeros((batch,), dtype=torch.int64),
         )
@@ -92,8 +98,10 @@ class Decoded(NamedTuple):
 
 @custom_op("certkv::decode", mutates_args=("order",))
 def decode(
-    q: torch.Tensor, order: torch.Tensor, plan: int, out_dtype: torch.dtype
+    q: torch.Tensor, order: torch.Tensor, plan: int, out_dtype: torch.dtype, planes: int = 0
 ) -> tuple[
+    torch.Tensor,
+    torch.Tensor,
     torch.Tensor,
     torch.Tensor,
     torch.Tensor,
@@ -119,6 +127,8 @@ def decode(
         Handle.
     out_dtype : torch.dtype
         Of the plan; given so that shapes and types follow from the arguments alone.
+    planes : int
+        Most refined levels of a side of the plan's cache; given likewise.
 
     Returns
     -------
@@ -131,14 +141,18 @@ def decode(
     found = cast("Plan", look_up(plan, "Plan"))
     if found.out_dtype != out_dtype:
         raise SettingError(f"out_dtype is {out_dtype}, but the plan has {found.out_dtype}; give that of the plan")
-    made = Decoded.empty(q, out_dtype)
+    if max(found.cache.planes.counts) != planes:
+        raise SettingError(f"planes is {planes}, but the plan's cache has {max(found.cache.planes.counts)}")
+    made = Decoded.empty(q, out_dtype, planes)
     found.run_into(q.contiguous(), made)
-    return tuple(made)  # type: ignore[return-value]  # a plain tuple of thirteen, as the schema says
+    return tuple(made)  # type: ignore[return-value]  # a plain tuple of fifteen, as the schema says
 
 
 @decode.register_fake
-def _(q: torch.Tensor, order: torch.Tensor, plan: int, out_dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    return tuple(Decoded.empty(q, out_dtype))
+def _(
+    q: torch.Tensor, order: torch.Tensor, plan: int, out_dtype: torch.dtype, planes: int = 0
+) -> tuple[torch.Tensor, ...]:
+    return tuple(Decoded.empty(q, out_dtype, planes))
 
 
 @custom_op("certkv::decode_out", mutates_args=("order", *Decoded._fields))
@@ -157,6 +171,8 @@ def decode_out(
     status: torch.Tensor,
     promoted: torch.Tensor,
     host_bytes: torch.Tensor,
+    finer: torch.Tensor,
+    plane_bytes: torch.Tensor,
     position: torch.Tensor,
     moved_bytes: torch.Tensor,
 ) -> None:
@@ -179,11 +195,13 @@ def decode_out(
         status,
         promoted,
         host_bytes,
+        finer,
+        plane_bytes,
         position,
         moved_bytes,
     )
     reasons = Reasons()
-    wanted = Decoded.empty(torch.empty(q.shape, device="meta"), found.out_dtype)
+    wanted = Decoded.empty(torch.empty(q.shape, device="meta"), found.out_dtype, max(found.cache.planes.counts))
     for name, have, want in zip(Decoded._fields, given, wanted, strict=True):
         check_tensor(reasons, name, have, tuple(want.shape), want.dtype, found.cache.device)
         if not have.is_contiguous():

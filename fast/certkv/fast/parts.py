@@ -7,9 +7,11 @@ from typing import NamedTuple
 import torch
 
 from certkv.fast.cache import TieredCache
-from certkv.fast.certify import Terms
+from certkv.fast.certify import Foreseen, Terms
 from certkv.fast.choose import Choice
+from certkv.fast.finer_errors import FinerErrors
 from certkv.fast.first_tier import Opened
+from certkv.fast.formats.registry import key_format, value_format
 from certkv.fast.paper import Selection
 from certkv.fast.refine import Corrections
 from certkv.fast.score_error import ScoreErrors
@@ -32,6 +34,8 @@ class Parts(NamedTuple):
     dense: torch.Tensor
     opened: Opened
     selection: Selection
+    finer: FinerErrors
+    foreseen: Foreseen
 
     @property
     def nbytes(self) -> int:
@@ -50,12 +54,13 @@ class Parts(NamedTuple):
 
         shape = (batch, q_heads, max_blocks)
         choice = Choice.empty(batch, q_heads, cache.kv_heads, max_blocks, device)
+        rotated = key_format(cache.keys).rotated, value_format(cache.values).rotated
         return cls(
             errors=ScoreErrors(*(torch.full(shape, torch.nan, device=device) for _ in range(3))),
             terms=Terms.empty(batch, q_heads, max_blocks, device),
             found=Totals.empty(batch, q_heads, device),
             choice=choice,
-            corrections=Corrections.empty(batch, q_heads, head_dim, device),
+            corrections=Corrections.empty(batch, q_heads, head_dim, device, rotated),
             first=heads(),
             largest=heads(),
             resident_mass=torch.full((batch, q_heads, 2), torch.nan, device=device),
@@ -64,4 +69,6 @@ class Parts(NamedTuple):
             dense=torch.zeros(batch, dtype=torch.uint8, device=device),
             opened=Opened.empty(choice.action),
             selection=Selection.empty(batch, q_heads, max_blocks if selects else 0, device),
+            finer=FinerErrors.empty(cache.planes.counts[0], batch, q_heads, max_blocks, device),
+            foreseen=Foreseen.empty(cache.planes.counts, batch, q_heads, max_blocks, device),
         )

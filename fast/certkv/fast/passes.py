@@ -13,6 +13,7 @@ from certkv.fast import (
     choose,
     exact_head,
     exact_terms,
+    finer_errors,
     finish,
     first_tier,
     merge,
@@ -21,6 +22,7 @@ from certkv.fast import (
     scratch,
 )
 from certkv.fast import score_error as errors
+from certkv.fast.finish import finish_levels_twin
 
 
 class Passes(NamedTuple):
@@ -40,6 +42,8 @@ class Passes(NamedTuple):
     exact_head: Callable[..., None]
     exact_terms: Callable[..., None]
     finish: Callable[..., None]
+    finer_score_error: Callable[..., None]
+    finish_levels: Callable[..., None]
 
 
 def twins() -> Passes:
@@ -59,6 +63,8 @@ def twins() -> Passes:
         exact_head=exact_head.exact_head_twin,
         exact_terms=exact_terms.exact_terms_twin,
         finish=finish.finish_twin,
+        finer_score_error=finer_errors.finer_score_error,
+        finish_levels=finish_levels_twin,
     )
 
 
@@ -94,6 +100,8 @@ def kernels() -> Passes:
         exact_head=exact_head.launch,
         exact_terms=exact_terms.launch,
         finish=finish.launch,
+        finer_score_error=finer_errors.finer_score_error,
+        finish_levels=finish_levels_twin,
     )
 
 

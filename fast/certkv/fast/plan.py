@@ -15,13 +15,15 @@ import torch
 from certkv.fast import dense, ops, paper
 from certkv.fast.arithmetic import H200, TWIN, Arithmetic
 from certkv.fast.cache import TieredCache
-from certkv.fast.certify import CHUNK, Pass
+from certkv.fast.certify import CHUNK, Finer, Pass
 from certkv.fast.checks import Reasons, check_tensor, type_name, whole_number
-from certkv.fast.choose import EXACT_HEAD
+from certkv.fast.choose import DEVICE_COST, EXACT_HEAD, Prices
 from certkv.fast.coded import Coded
 from certkv.fast.conditional import prepare, when
 from certkv.fast.errors import DTypeError, InputError, PlanError, SettingError
 from certkv.fast.finish import Flags
+from certkv.fast.formats.planar import Planar, base_of
+from certkv.fast.formats.registry import key_format, value_format
 from certkv.fast.handles import Handled
 from certkv.fast.memory import MemoryTable, Row, measured_peak
 from certkv.fast.outward_fp32 import above, check_roundings
@@ -29,7 +31,7 @@ from certkv.fast.parts import Parts
 from certkv.fast.passes import Passes, passes_for
 from certkv.fast.plan_checks import Listed, checked_scale, device_reasons, format_reasons
 from certkv.fast.policies import Budget, Naive, PaperPolicy, Policy
-from certkv.fast.refine import Check, State
+from certkv.fast.refine import Check, FinerRead, State
 from certkv.fast.resident_terms import ResidentPass
 from certkv.fast.rounding import rounding
 from certkv.fast.step import Step
@@ -88,12 +90,22 @@ class Plan(Handled):
         # a step that verifies reads copies of the tables, made harmless
         self.verifier = Verifier.planned(cache) if verify == "step" else None
         tables = (cache.pages.table, cache.lengths) if self.verifier is None else self.verifier.tables
-        self.coded = Coded(cache.pool, *tables, cache.anchor, cache.values, min(pinned, max_blocks), cache.keys)
+        formats = key_format(cache.keys), value_format(cache.values)
+        planar = [fmt if isinstance(fmt, Planar) else None for fmt in formats]
+        keys, values = (base_of(fmt).name for fmt in formats)
+        self.coded = Coded(
+            cache.pool, *tables, cache.anchor, values, min(pinned, max_blocks), keys, (planar[0], planar[1])
+        )
         self.splits = splits_of(cache) if splits is None else splits
         self.rounding = rounding(model, cache, self.splits, self.rounds, out_dtype)
         self.ws = plan_workspace(batch, q_heads, head_dim, cache.block, max_blocks, self.splits, device)
 
         self.parts = Parts.empty(cache, q_heads, isinstance(policy, PaperPolicy))
+        price = 1.0 if cache.planes.place == "host" else DEVICE_COST
+        of_planes = [
+            tuple(price * size / cache.originals.block_bytes for size in side) for side in cache.planes.block_bytes
+        ]
+        self.prices = Prices(of_planes[0], of_planes[1], self.parts.foreseen)
         self.index = torch.zeros((), dtype=torch.int64, device=device)
         self._staging: torch.Tensor | None = dense.staging(cache) if isinstance(policy, PaperPolicy) else None
         prepare(device)
@@ -109,7 +121,8 @@ class Plan(Handled):
     def step(self) -> Step:
         """Allocate what a run writes."""
         cache = self.cache
-        return Step.blank(cache.batch, self.q_heads, cache.head_dim, self.out_dtype, cache.device)
+        planes = max(cache.planes.counts)
+        return Step.blank(cache.batch, self.q_heads, cache.head_dim, self.out_dtype, cache.device, planes)
 
     def staging(self) -> torch.Tensor:
         """Return the buffer of rung 4; policies that are unlikely to need it allocate it on demand."""
@@ -163,6 +176,10 @@ class Plan(Handled):
             self.verifier.before(cache, ws)
         unit: Unit = policy.relative_to if isinstance(policy, Budget) else "none"
         tolerance = policy.tolerance if isinstance(policy, Budget) else 0.0
+        if cache.planes.some:
+            # a step that ends early writes nothing of levels
+            out.certificate.finer.zero_()
+            out.certificate.plane_bytes.zero_()
         tiered = isinstance(policy, Budget)
         use.attend(q, self.coded, cache.resident, self.scale, ws, tiered)
         if not tiered:
@@ -197,6 +214,12 @@ class Plan(Handled):
         cache, ws, parts, policy, use = self.cache, self.ws, self.parts, self.policy, self.passes
         use.begin(ws.levels, parts.choice, flags, out.moved_bytes, not isinstance(policy, Budget))
         use.score_error(q, self.coded, self.scale, self.rounding.first.floor, parts.errors, self.rounding.lost)
+        planes = cache.planes
+        leveled = planes.some and isinstance(policy, Budget)
+        finer = {"finer": FinerRead(planes, parts.finer.delta)} if leveled else {}
+        prices = {"prices": self.prices} if leveled else {}
+        if leveled:
+            use.finer_score_error(q, self.coded, self.scale, parts.finer)
         for done in range(self.rounds + 1):
             if done == 1 and isinstance(policy, PaperPolicy):
                 paper.select(
@@ -225,6 +248,7 @@ class Plan(Handled):
                     self._check(),
                     parts.corrections,
                     parts.terms.partial if done == 1 else None,
+                    **finer,
                 )
             self._certify(q, done)
             if done == 0 and isinstance(policy, PaperPolicy):
@@ -240,6 +264,7 @@ class Plan(Handled):
                 2 * cache.max_blocks,
                 parts.found,
                 parts.choice,
+                **prices,
             )
         if isinstance(policy, PaperPolicy):
             delta, levels = parts.errors.delta, ws.levels
@@ -260,6 +285,8 @@ class Plan(Handled):
             cache.originals.block_bytes,
             out.result,
         )
+        if leveled:
+            use.finish_levels(ws.levels, parts.choice, planes, out.certificate)
 
     def op(self, q: torch.Tensor) -> ops.Decoded:
         """Run a step as the operator ``certkv::decode``: for ``torch.compile``, which does not look inside it.
@@ -269,7 +296,7 @@ class Plan(Handled):
         Decoded
             Tensors of its own; `Step.of` makes a step of them.
         """
-        return ops.Decoded(*ops.decode(q, self.cache.order, self.handle, self.out_dtype))
+        return ops.Decoded(*ops.decode(q, self.cache.order, self.handle, self.out_dtype, max(self.cache.planes.counts)))
 
     def op_out(self, q: torch.Tensor, out: ops.Decoded) -> None:
         """Run a step into the caller's tensors as the operator ``certkv::decode_out``."""
@@ -277,12 +304,15 @@ class Plan(Handled):
 
     def run_into(self, q: torch.Tensor, out: ops.Decoded) -> None:
         """Run a step into tensors; the implementation of both operators."""
+        if not self.cache.planes.some:
+            out.plane_bytes.zero_()  # no kernel has anything to say of it
         self.run(q, out=Step.of(out))
 
     def _check(self) -> Check:
         guard = self.policy.guard if isinstance(self.policy, PaperPolicy) else 0.0
-        # decoding rounds once more than reading does, and both scores are within 4 u more of their sums
-        relative = above(2.0 * self.rounding.first.original.relative + 2.0**-20)
+        # decoding rounds once more than reading does, a rotated query ten times, a norm once, and both scores are
+        # within 4 u more of their sums
+        relative = above(2.0 * self.rounding.first.original.relative + 2.0**-19)
         return Check(guard, relative, self.parts.errors.size, self.parts.dense)
 
     def _state(self) -> State:
@@ -306,7 +336,9 @@ class Plan(Handled):
         charges = self.rounding.first if done == 0 else self.rounding.after
         active = parts.choice.action  # heads that went to rung 3 are computed in vain
         seen = Pass(ws.weights, ws.reference, ws.m, ws.l, ws.output, ws.levels)
-        use.certify(seen, self.coded, parts.errors, charges, parts.terms, active)
+        leveled = cache.planes.some and isinstance(self.policy, Budget)
+        finer = {"finer": Finer(parts.finer, parts.foreseen)} if leveled else {}
+        use.certify(seen, self.coded, parts.errors, charges, parts.terms, active, **finer)
         held = ResidentPass(
             q,
             cache.resident.keys,

@@ -43,7 +43,7 @@ def format_reasons(cache: TieredCache) -> list[str]:
     return [
         f"{what} are {name}, which a cache stores and steps do not read yet"
         for what, name, known in sides
-        if isinstance(known[name], OscarKeys | OscarValues)
+        if isinstance(known.get(name), OscarKeys | OscarValues)
     ]
 
 
@@ -55,4 +55,10 @@ def device_reasons(cache: TieredCache) -> list[str]:
         reasons.append(f"the GPU has compute capability {major}.{minor}; the kernels' rounding is modelled for 9.x")
     if cache.head_dim % 4 or cache.head_dim > LARGEST_HEAD:
         reasons.append(f"head_dim is {cache.head_dim}; kernels take multiples of 4 up to {LARGEST_HEAD}")
+    if cache.planes.some:
+        names = f"keys={cache.keys!r}, values={cache.values!r}"
+        reasons.append(
+            f"{names} have refinement planes, which kernels do not read yet; give formats of one level, such as "
+            "int8 and int4-g32, or a cache on the CPU"
+        )
     return reasons

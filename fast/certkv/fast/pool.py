@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 import torch
 
 from certkv.fast.errors import SettingError
-from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
+from certkv.fast.formats.planar import planes_of
+from certkv.fast.formats.registry import key_format, value_format
 
 KEY_NOTES = ("relative_max_ub", "relative_norm_ub", "relative_operator_ub", "decoded_norm_ub")
 """Scalars of a block's keys, in the order of the last axis of ``Pool.key_notes``."""
@@ -24,12 +25,24 @@ VALUE_NOTES = (
 )
 """Scalars of a block's values, in the order of the last axis of ``Pool.value_notes``."""
 
+FINER_VALUE_NOTES = ("residual_norm_ub", "decoded_norm_ub", "residual_operator_ub")
+"""Scalars of a level of values above the base, in the order of the last axis of ``Pool.finer_value_notes``."""
+
 
 KEYS, VALUES = 0, 1
 """Sides, in the order of the last axis of ``Pool.sizes``."""
 
 _POISON_CODE = 0xAA
-_ANNOTATIONS = ("key_notes", "value_notes", "residual_codes", "anchored_codes", "sizes")
+_ANNOTATIONS = (
+    "key_notes",
+    "value_notes",
+    "residual_codes",
+    "anchored_codes",
+    "sizes",
+    "finer_key_notes",
+    "finer_value_notes",
+    "finer_residual_codes",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +65,10 @@ class Pool:
         Upper bounds of what a pass adds up, for its rounding: the largest ``norm_t ||(|minimum_c| + (levels + 1)
         step_c)_c||`` of keys (norm 1 where there is none, levels the largest code) and ``||(|minimum_c| + levels
         step_c)_c||`` of values; the second is 0 where values have groups.
+    finer_key_notes : bfloat16 [P, H, levels of keys above the base, 4]
+    finer_value_notes : bfloat16 [P, H, levels of values above the base, 3]
+    finer_residual_codes : uint8 [P, H, levels of values above the base, B]
+        Of each level of formats that have `Planes`; none elsewhere.
     """
 
     key_codes: torch.Tensor
@@ -66,6 +83,9 @@ class Pool:
     residual_codes: torch.Tensor
     anchored_codes: torch.Tensor
     sizes: torch.Tensor
+    finer_key_notes: torch.Tensor
+    finer_value_notes: torch.Tensor
+    finer_residual_codes: torch.Tensor
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the tensors by name."""
@@ -106,10 +126,7 @@ def allocate(
     SettingError
         An unknown format, or blocks that do not hold the groups which its name promises.
     """
-    for what, name, known in (("value", values, tuple(VALUE_FORMATS)), ("key", keys, tuple(KEY_FORMATS))):
-        if name not in known:
-            raise SettingError(f"{what} format {name!r} is unknown; give one of {', '.join(sorted(known))}")
-    of_keys, of_values = KEY_FORMATS[keys], VALUE_FORMATS[values]
+    of_values, of_keys = value_format(values), key_format(keys)
     if block < of_keys.least_block:
         raise SettingError(f"keys {keys} have groups of {of_keys.group} tokens, and blocks of {block} hold none")
     per_head = (pages, kv_heads)
@@ -135,4 +152,7 @@ def allocate(
         residual_codes=codes(*per_head, block),
         anchored_codes=codes(*per_head, block),
         sizes=floats((*per_head, 2), torch.float32),
+        finer_key_notes=floats((*per_head, len(planes_of(of_keys)), len(KEY_NOTES)), torch.bfloat16),
+        finer_value_notes=floats((*per_head, len(planes_of(of_values)), len(FINER_VALUE_NOTES)), torch.bfloat16),
+        finer_residual_codes=codes(*per_head, len(planes_of(of_values)), block),
     )

@@ -23,6 +23,11 @@ side was promoted first. The join of a round is one of the n, and what it rounds
 
 relative to the mean size of values as they are used now, and once more to the largest size that was ever used: of
 promoted values the sizes as coded are no longer known block by block (`keep_largest_twin`).
+
+**Levels.** Where formats have planes, a side of a block changes at most c times: for each plane, and for its original.
+With Delta_i + Delta_j <= 1 for the levels i, j that it has had, any two of its weights differ by at most that factor 3,
+so the changes of a block are at most c (4 + 6) and what joins round at most 3 + 10 c: 4 + 20 c in place of 24. Sizes
+are those of all levels (`certify`), so the largest that was ever used is known as before.
 """
 
 from __future__ import annotations
@@ -37,11 +42,15 @@ from certkv.fast.certify import PARTIAL
 from certkv.fast.charges import Charges
 from certkv.fast.choose import EXACT_HEAD, KEYS, REFINE, VALUES, Choice
 from certkv.fast.coded import Coded, grouped
-from certkv.fast.formats import VALUE_FORMATS, Encoded
-from certkv.fast.formats.channel import INT8
+from certkv.fast.decoded import stored_keys
+from certkv.fast.formats import Encoded
+from certkv.fast.formats.planar import Planar
+from certkv.fast.formats.registry import key_format, value_format
 from certkv.fast.host import Originals
+from certkv.fast.levels import KEY_CHANGE, VALUE_CHANGE, at, planes, raised, used
 
 if TYPE_CHECKING:
+    from certkv.fast.planes import Planes
     from certkv.fast.scratch import Scratch
 
 KEPT = 0.25
@@ -88,6 +97,20 @@ class Check(NamedTuple):
     dense: torch.Tensor
 
 
+class FinerRead(NamedTuple):
+    """What refinement needs of levels between the base and the originals.
+
+    Attributes
+    ----------
+    planes : Planes
+    delta : float32 [levels of keys above the base, batch, Hq, max_blocks]
+        Score errors.
+    """
+
+    planes: Planes
+    delta: torch.Tensor
+
+
 class State(NamedTuple):
     """Softmax state of a pass, and the weights it is made of; see `certify.Pass`.
 
@@ -126,30 +149,48 @@ class Corrections(NamedTuple):
     ----------
     l : float32 [batch, Hq, SPLITS]
     o : float32 [batch, Hq, SPLITS, d]
+    turned : float32 [batch, Hq, SPLITS, d], or empty
+        What is to be rotated before it joins, where coded values are in the rotated basis.
+    query : float32 [batch, Hq, d], or empty
+        The rotated query, where keys are.
     """
 
     l: torch.Tensor  # noqa: E741 (the softmax state's name)
     o: torch.Tensor
+    turned: torch.Tensor
+    query: torch.Tensor
 
     @classmethod
-    def empty(cls, batch: int, heads: int, head_dim: int, device: torch.device | str = "cpu") -> Corrections:
-        """Allocate; everything is NaN."""
-        shape = (batch, heads, SPLITS)
+    def empty(
+        cls,
+        batch: int,
+        heads: int,
+        head_dim: int,
+        device: torch.device | str = "cpu",
+        rotated: tuple[bool, bool] = (False, False),
+    ) -> Corrections:
+        """Allocate, for keys and values that are rotated or not; everything is NaN."""
+        shape, keys, values = (batch, heads, SPLITS), *rotated
         return cls(
-            torch.full(shape, torch.nan, device=device), torch.full((*shape, head_dim), torch.nan, device=device)
+            torch.full(shape, torch.nan, device=device),
+            torch.full((*shape, head_dim), torch.nan, device=device),
+            torch.full((*shape, head_dim if values else 0), torch.nan, device=device),
+            torch.full((batch, heads, head_dim if keys else 0), torch.nan, device=device),
         )
 
 
-def roundings(block: int, max_blocks: int, rounds: int) -> int:
+def roundings(block: int, max_blocks: int, rounds: int, turning: int = 0) -> int:
     """Most roundings on a path from a weight to the sum of a round's corrections, and from there to the state.
 
     Decoding, a difference, a product, sums over the tokens of a block, the factor f; sums over a program's blocks and
-    over programs; a join per round.
+    over programs; a rotation of what is in the rotated basis; a join per round.
     """
-    return block + 8 + -(-max_blocks // SPLITS) + SPLITS + rounds
+    return block + 8 + -(-max_blocks // SPLITS) + SPLITS + turning + rounds
 
 
-def refined(charges: Charges, *, block: int, max_blocks: int, rounds: int, chain: float) -> Charges:
+def refined(
+    charges: Charges, *, block: int, max_blocks: int, rounds: int, chain: float, changes: int = 1, turning: int = 0
+) -> Charges:
     """Return the charges of a state that may have been corrected.
 
     Its ``largest`` must be at least the largest size that the first pass used.
@@ -161,10 +202,14 @@ def refined(charges: Charges, *, block: int, max_blocks: int, rounds: int, chain
     block, max_blocks, rounds : int
     chain : float
         r: what the factors that a weight met in the first pass differ from f by, relatively.
+    changes : int
+        Most changes of one side of a block: one for its original, and one for each plane.
+    turning : int
+        Roundings of a rotation, where values are in the rotated basis.
     """
-    n = roundings(block, max_blocks, rounds)
+    n = roundings(block, max_blocks, rounds, turning)
     gamma = n * 2.0**-24 / (1.0 - n * 2.0**-24)
-    more = (4.0 * chain + 24.0 * gamma) * (1.0 + 2.0**-20)
+    more = (4.0 * chain + (4.0 + 20.0 * changes) * gamma) * (1.0 + 2.0**-20)
     share = OLD * charges.of_output + more
     return replace(
         charges,
@@ -193,6 +238,7 @@ def refine_twin(
     check: Check,
     work: Corrections | None,
     before: torch.Tensor | None,
+    finer: FinerRead | None = None,
 ) -> None:
     """Promote what was chosen; the torch twin of ``kernels.refine``, in float64.
 
@@ -220,65 +266,100 @@ def refine_twin(
         What kernels sum in; the twin needs none.
     before : float32 [batch, Hq, entries, 8] or None
         In the first round, the terms of the first pass (`certify.PARTIAL`): what `keep_largest_twin` needs is kept.
+    finer : FinerRead or None
+        Where formats have planes.
     """
     if before is not None:
         active = choice.action == REFINE
         state.first.copy_(torch.where(active, state.l, state.first))
         state.largest.copy_(torch.where(active, before[..., LARGEST].amax(-1), state.largest))
-    kv_heads = coded.anchor.shape[1]
+    kv_heads, counts = coded.anchor.shape[1], coded.finer if finer else (0, 0)
     chosen, reference, m = (grouped(x, kv_heads) for x in (choice.chosen, state.reference, state.m))
     weights, levels = grouped(state.weights, kv_heads), grouped(state.levels, kv_heads)
     queries = grouped(q, kv_heads).to(torch.float64)
     change_l = torch.zeros(m.shape, dtype=torch.float64, device=q.device)
     change_o = torch.zeros((*m.shape, q.shape[-1]), dtype=torch.float64, device=q.device)
+    reach, nearness = _reach(delta, choice, state, finer, counts[0])
     items = (chosen != 0).any(2).nonzero()
     for start in range(0, len(items), ITEMS_AT_ONCE):
         part = items[start : start + ITEMS_AT_ONCE]
         b, h, block = part.unbind(-1)
-        there = originals.present[b, h, block].to(torch.bool)
-        missing[b[~there]] = 1
-        b, h, block = b[there], h[there], block[there]
         mine, level = chosen[b, h, :, block], levels[b, h, :, block]  # [n, G]
+        reads = needed(mine, level)
+        fetches = [x.amax(-1) for x in needed_planes(mine, level)]
+        there = (originals.present[b, h, block] != 0) | ~(reads[0] | reads[1]).any(-1)
+        if finer is not None:
+            there &= (finer.planes.present[_page(coded, b, block), h] != 0) | (sum(fetches) == 0)
+        missing[b[~there]] = 1
+        b, h, block, mine, level = (x[there] for x in (b, h, block, mine, level))
+        wanted_originals, fetches = [x[there] for x in reads], [x[there] for x in fetches]
         k, v = (
             scratch.read(store, b, h, block, side).to(torch.float64)
             for side, store in enumerate((originals.keys, originals.values))
         )
-        for side, wanted in enumerate(needed(mine, level)):
+        for side, wanted in enumerate(wanted_originals):
             away = wanted.any(-1) & (scratch.slot(b, h, block, side) < 0)
             moved.index_add_(0, b, away * originals.host_block_bytes)
-        coded_v = _coded_values(coded, b, h, block)
+            for plane, size in enumerate(finer.planes.host_block_bytes[side] if finer else ()):
+                moved.index_add_(0, b, (fetches[side] > plane) * size)
         old = weights[b, h, :, block]  # [n, G, B]
         ref = reference[b, h, :, block].to(torch.float64)
+        after_level = raised(level, mine)
+        was_k, now_k, was_v, now_v = (used(x, side, counts[side]) for side in (0, 1) for x in (level, after_level))
         # c as the kernels have it: rounded to binary32
-        scores = (queries[b, h] @ k.transpose(1, 2)) * bits_per_score(scale)
+        by_level = [
+            (queries[b, h] @ keys.transpose(1, 2)) * bits_per_score(scale)
+            for keys in (*_coded_keys(coded, b, h, block, fetches[0], finer), k)
+        ]
+        scores = at(now_k[..., None], by_level)
         scored = torch.exp2(scores - ref[..., None]).to(torch.float32).to(torch.float16)
-        coded_scores = (queries[b, h] @ _coded_keys(coded, b, h, block).transpose(1, 2)) * bits_per_score(scale)
-        apart = (scores - coded_scores).abs() * math.log(2.0)
-        allowed = grouped(delta, kv_heads)[b, h, :, block] + check.guard
+        # a block that is only checked is scored from its original
+        checked = torch.where(((mine & CHECKED) != 0)[..., None], by_level[-1], scores)
+        apart = (checked - by_level[0]).abs() * math.log(2.0)
+        allowed = grouped(nearness, kv_heads)[b, h, :, block] + check.guard
         allowed = allowed + check.relative * grouped(check.size, kv_heads)[b, h, :, block]
-        wrong = ~(apart <= allowed[..., None]) & (mine & (KEYS | CHECKED) != 0)[..., None]
+        wrong = ~(apart <= allowed[..., None]) & ((now_k != was_k) | (mine & (KEYS | CHECKED) != 0))[..., None]
         check.dense[b[wrong.flatten(1).any(-1)]] = 1
-        after = torch.where((mine & KEYS != 0)[..., None], scored, old)
-        was, now = ((x & VALUES != 0)[..., None, None] for x in (level, level | (mine & (KEYS | VALUES))))
-        v_before = torch.where(was, v[:, None], coded_v[:, None])
-        v_after = torch.where(now, v[:, None], coded_v[:, None])
+        after = torch.where((now_k != was_k)[..., None], scored, old)
+        v_levels = [x[:, None] for x in (*_coded_values(coded, b, h, block, fetches[1], finer), v)]
+        v_before, v_after = (at(x[..., None, None], v_levels) for x in (was_v, now_v))
         p, p_new = old.to(torch.float64), after.to(torch.float64)
-        factor = torch.where(mine & (KEYS | VALUES) != 0, torch.exp2(ref - m[b, h].to(torch.float64)), 0.0)
+        changed = (mine & (KEY_CHANGE | VALUE_CHANGE)) != 0
+        factor = torch.where(changed, torch.exp2(ref - m[b, h].to(torch.float64)), 0.0)
         shift = ((p_new - p)[..., None] * v_before + p_new[..., None] * (v_after - v_before)).sum(-2)
+        shift = torch.where(changed[..., None], shift, 0.0)  # what heads that stay as they are use was not read
         change_l.index_put_((b, h), factor * (p_new - p).sum(-1), accumulate=True)
         change_o.index_put_((b, h), factor[..., None] * shift, accumulate=True)
         weights[b, h, :, block] = after
-        levels[b, h, :, block] = level | (mine & (KEYS | VALUES))
-    settle(change_l.flatten(1, 2), change_o.flatten(1, 2), delta, choice, state)
+        levels[b, h, :, block] = after_level.to(torch.uint8)
+    settle(change_l.flatten(1, 2), change_o.flatten(1, 2), reach, choice, state)
 
 
-def settle(change_l: torch.Tensor, change_o: torch.Tensor, delta: torch.Tensor, choice: Choice, state: State) -> None:
-    """Join the corrections to the state of the heads that are refined, [batch, Hq] and [batch, Hq, d]."""
+def _reach(
+    delta: torch.Tensor, choice: Choice, state: State, finer: FinerRead | None, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bound by how much logarithms of weights differ, rounding aside, between levels of a block's keys.
+
+    Returns
+    -------
+    reach : float32 [batch, Hq, max_blocks]
+        Between the level that was chosen and any that the block has had; 0 where keys stay as they are.
+    nearness : float32 [batch, Hq, max_blocks]
+        Between that level, or the original where keys are only checked, and the base.
+    """
+    by_level = [delta, *(finer.delta if finer is not None else ()), torch.zeros_like(delta)]
+    was, now = (used(x, 0, count) for x in (state.levels, raised(state.levels, choice.chosen)))
+    after = at(now, by_level)
+    largest = torch.maximum(delta, at(was, by_level)) if count else delta
+    return torch.where(was != now, largest + after, 0.0), delta + torch.where(was != now, after, 0.0)
+
+
+def settle(change_l: torch.Tensor, change_o: torch.Tensor, reach: torch.Tensor, choice: Choice, state: State) -> None:
+    """Join the corrections to the state of the heads that are refined, [batch, Hq] and [batch, Hq, d]; see `_reach`."""
     refined_heads = choice.action == REFINE
     l_new = (state.l.to(torch.float64) + change_l).to(torch.float32)
     o_new = (state.o.to(torch.float64) + change_o).to(torch.float32)
-    scored = (choice.chosen & KEYS) != 0
-    far = (scored & ~(delta <= LARGEST_DELTA)).any(-1)
+    far = (~(reach <= LARGEST_DELTA)).any(-1)
     anew = must_recompute(state.first, l_new) | far | ~torch.isfinite(o_new).all(-1)
     state.lse.copy_(torch.where(refined_heads, math.log(2.0) * (state.m + torch.log2(l_new)), state.lse))
     choice.action.copy_(torch.where(refined_heads & anew, EXACT_HEAD, choice.action))
@@ -306,8 +387,22 @@ def needed(chosen: torch.Tensor, levels: torch.Tensor) -> tuple[torch.Tensor, to
 
     Values are also read where they are original already and the weights change.
     """
-    values = ((chosen & VALUES != 0) & (levels & VALUES == 0)) | ((chosen & KEYS != 0) & (levels & VALUES != 0))
+    original = levels & VALUES != 0
+    values = ((chosen & VALUES != 0) & ~original) | ((chosen & KEY_CHANGE != 0) & original)
     return chosen & (KEYS | CHECKED) != 0, values
+
+
+def needed_planes(chosen: torch.Tensor, levels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many planes of keys a head reads of a block, and of values, uint8 of the shape of both.
+
+    Those of values also where they are in use and the weights change, or an original replaces them.
+    """
+    after = raised(levels, chosen)
+    keys = torch.where((chosen & KEY_CHANGE != 0) & (after & KEYS == 0), planes(after, 0), 0)
+    before = torch.where(levels & VALUES == 0, planes(levels, 1), 0)
+    then = torch.where(after & VALUES == 0, planes(after, 1), 0)
+    changed = chosen & (KEY_CHANGE | VALUE_CHANGE) != 0
+    return keys, torch.where(changed, torch.maximum(before, then), 0)
 
 
 def must_recompute(first: torch.Tensor, l_new: torch.Tensor) -> torch.Tensor:
@@ -320,15 +415,42 @@ def bits_per_score(scale: float) -> float:
     return float(torch.tensor(scale * 1.4426950408889634, dtype=torch.float64).to(torch.float32))
 
 
-def _coded_keys(coded: Coded, b: torch.Tensor, h: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
-    """Decode keys of items, float64 [n, B, d]."""
-    pool, page = coded.pool, coded.page_table[b, block].to(torch.int64)
-    stored = Encoded(pool.key_codes[page, h], pool.key_step[page, h], pool.key_minimum[page, h])
-    return INT8.decode(stored, coded.block)[0]
+def _page(coded: Coded, b: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
+    return coded.page_table[b, block].to(torch.int64)
 
 
-def _coded_values(coded: Coded, b: torch.Tensor, h: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
-    """Decode values of items, float64 [n, B, d]."""
-    pool, page = coded.pool, coded.page_table[b, block].to(torch.int64)
+def _coded_keys(
+    coded: Coded, b: torch.Tensor, h: torch.Tensor, block: torch.Tensor, count: torch.Tensor, finer: FinerRead | None
+) -> list[torch.Tensor]:
+    """Decode keys of items at every coded level, float64 [n, B, d]; NaN where that needs more planes than ``count``."""
+    pool, page = coded.pool, _page(coded, b, block)
+    stored = stored_keys(pool, page, h)
+    found = [key_format(coded.keys).decode(stored, coded.block)[0]]
+    return found + _finer(coded.planar[0], stored, finer.planes.keys if finer else (), page, h, count, coded.block)
+
+
+def _coded_values(
+    coded: Coded, b: torch.Tensor, h: torch.Tensor, block: torch.Tensor, count: torch.Tensor, finer: FinerRead | None
+) -> list[torch.Tensor]:
+    """Decode values of items, as `_coded_keys`."""
+    pool, page = coded.pool, _page(coded, b, block)
     stored = Encoded(pool.value_codes[page, h], pool.value_step[page, h], pool.value_minimum[page, h])
-    return VALUE_FORMATS[coded.values].decode(stored, coded.block)[0]
+    found = [value_format(coded.values).decode(stored, coded.block)[0]]
+    return found + _finer(coded.planar[1], stored, finer.planes.values if finer else (), page, h, count, coded.block)
+
+
+def _finer(
+    fmt: Planar | None,
+    stored: Encoded,
+    store: tuple[torch.Tensor, ...],
+    page: torch.Tensor,
+    h: torch.Tensor,
+    count: torch.Tensor,
+    block: int,
+) -> list[torch.Tensor]:
+    """Decode the levels above the base of items whose planes are wanted."""
+    if fmt is None:
+        return []
+    read = tuple(x[page.to(x.device), h.to(x.device)].to(page.device) for x in store)
+    decoded = [fmt.decode_level(stored, read[:level], block)[0] for level in range(1, len(read) + 1)]
+    return [torch.where((count >= level)[:, None, None], x, torch.nan) for level, x in enumerate(decoded, 1)]

@@ -10,7 +10,8 @@ import torch
 from certkv.fast.arithmetic import Arithmetic, Sums, charges, mass_error, original_score, query_loss
 from certkv.fast.cache import TieredCache
 from certkv.fast.charges import Charges, ScoreCharge
-from certkv.fast.formats import VALUE_FORMATS
+from certkv.fast.formats.registry import key_format, value_format
+from certkv.fast.grouped_arithmetic import turning
 from certkv.fast.outward_fp32 import above
 from certkv.fast.refine import refined
 
@@ -36,19 +37,31 @@ class Rounding(NamedTuple):
 
 def rounding(model: Arithmetic, cache: TieredCache, splits: int, rounds: int, out_dtype: torch.dtype) -> Rounding:
     """Evaluate the arithmetic of an implementation for every length up to the cache's capacity."""
-    fmt = VALUE_FORMATS[cache.values]
+    keys, values = key_format(cache.keys), value_format(cache.values)
     sums = Sums(
         tokens=cache.capacity,
         head_dim=cache.head_dim,
         block=cache.block,
         splits=splits,
-        bits=fmt.bits,
-        group=fmt.group,
+        bits=values.bits,
+        group=values.group,
         bfloat16=cache.dtype == torch.bfloat16,
+        key_bits=keys.bits,
+        key_group=keys.group,
+        scaled=keys.scope is not None,
+        rotated=(keys.rotated, values.rotated),
     )
     first = charges(model, sums, out_dtype)
     # what a share's factors err by is more than what the factors of a weight do
-    after = refined(first, block=cache.block, max_blocks=cache.max_blocks, rounds=rounds, chain=mass_error(model, sums))
+    after = refined(
+        first,
+        block=cache.block,
+        max_blocks=cache.max_blocks,
+        rounds=rounds,
+        chain=mass_error(model, sums),
+        changes=1 + max(cache.planes.counts),
+        turning=turning(cache.head_dim) if values.rotated else 0,
+    )
     lost = above(query_loss(model, sums) / first.coded.relative)
     return Rounding(first.rounded(), after.rounded(), rounded(original_score(model, sums)), lost)
 

@@ -6,10 +6,17 @@
 s: stored steps; z, y, x: the block's `relative_max_ub`, `relative_norm_ub`, `relative_operator_ub`. ``size`` bounds
 the sum of the sizes (`ScoreCharge`) of what a score is summed from, for codes and, as ``|k| <= |k_hat| + z s``, for
 original keys.
+
+Keys with a step per channel and group of tokens have residuals in the units of K, and the same forms with 1 for every
+s_c. They may be rotated, so that a score is summed from other channels than those of q, of the same norm. With K the
+block's `Pool.sizes`, ``||k|| <= ||k_hat|| + y``, and f the floor times the root of d::
+
+    size = |scale| (||q|| + f) (K + y + f)
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -17,6 +24,7 @@ import torch
 from certkv.fast.charges import LARGEST_OPERAND
 from certkv.fast.coded import Coded, grouped
 from certkv.fast.outward_fp32 import LOST, above, inflate, known, root_of_squares
+from certkv.fast.pool import KEYS
 
 LARGEST_CODE = 255.0
 
@@ -47,19 +55,29 @@ def score_error(q: torch.Tensor, coded: Coded, scale: float, floor: float, out: 
     kv_heads = coded.anchor.shape[1]
     magnitude = above(abs(scale))
     size_q = grouped(q.to(torch.float32).abs(), kv_heads)[:, :, :, None, :]
-    step = coded.gather(coded.pool.key_step).to(torch.float32)[:, :, None]
-    offset = coded.gather(coded.pool.key_minimum).to(torch.float32).abs()[:, :, None]
     notes = known(coded.gather(coded.pool.key_notes).to(torch.float32))[:, :, None]
     relative_max, relative_norm, relative_operator = notes[..., 0], notes[..., 1], notes[..., 2]
-    products = size_q * step
+    fits = (size_q <= LARGEST_OPERAND).all(-1)
+    if coded.key_group:
+        products, some = size_q, (size_q != 0.0).any(-1)
+        small = root_floor(floor, q.shape[-1])
+        operand = coded.gather(coded.pool.sizes)[:, :, None, :, KEYS] + relative_norm
+        norm = inflate(root_of_squares((size_q * size_q).sum(-1), q.shape[-1]))
+        sizes = (norm + small) * (operand + small)
+        fits = fits & (operand <= LARGEST_OPERAND)
+    else:
+        step = coded.gather(coded.pool.key_step).to(torch.float32)[:, :, None]
+        offset = coded.gather(coded.pool.key_minimum).to(torch.float32).abs()[:, :, None]
+        products, some = size_q * step, ((size_q != 0.0) & (step != 0.0)).any(-1)
+        # a divided format's numbers are within its largest code and one more
+        largest = 2.0**coded.key_bits if coded.key_offset else LARGEST_CODE
+        operands = offset + (largest + relative_max[..., None]) * step
+        sizes = (size_q.clamp(min=floor) * operands.clamp(min=floor)).sum(-1) + lost * size_q.amax(-1)
+        fits = fits & (operands <= LARGEST_OPERAND).all(-1)
     l1 = products.sum(-1)
     l2 = root_of_squares((products * products).sum(-1), q.shape[-1])
-    some = ((size_q != 0.0) & (step != 0.0)).any(-1)
     # products may have been flushed where they are not 0
     l1, l2 = torch.where(some, l1 + LOST, l1), torch.where(some, l2, 0.0)
-    operand = offset + (LARGEST_CODE + relative_max[..., None]) * step
-    sizes = (size_q.clamp(min=floor) * operand.clamp(min=floor)).sum(-1) + lost * size_q.amax(-1)
-    fits = (size_q <= LARGEST_OPERAND).all(-1) & (operand <= LARGEST_OPERAND).all(-1)
     found = (
         torch.minimum(known(magnitude * (l1 * relative_max)), known(magnitude * (l2 * relative_norm))),
         known(magnitude * (l2 * relative_operator)),
@@ -69,3 +87,8 @@ def score_error(q: torch.Tensor, coded: Coded, scale: float, floor: float, out: 
     bounds = [torch.where(x == 0.0, torch.where(some, LOST, 0.0), inflate(x)) for x in found[:2]]
     for target, bound in zip(out, (*bounds, inflate(found[2])), strict=True):
         grouped(target, kv_heads).copy_(torch.where(coded.valid(), bound, torch.inf))
+
+
+def root_floor(floor: float, head_dim: int) -> float:
+    """Return what norms grow by at most where each of so many elements counts as at least the floor, rounded up."""
+    return above(floor * math.sqrt(head_dim))

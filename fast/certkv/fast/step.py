@@ -52,14 +52,20 @@ class Step:
 
     @classmethod
     def blank(
-        cls, batch: int, q_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+        cls,
+        batch: int,
+        q_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        planes: int = 0,
     ) -> Step:
         """Return a step that promises nothing, to be filled by a run."""
         nan = torch.nan
         return cls(
             torch.full((batch, q_heads, head_dim), nan, dtype=dtype, device=device),
             torch.full((batch, q_heads), nan, dtype=torch.float32, device=device),
-            Certificate.blank(batch, q_heads, device),
+            Certificate.blank(batch, q_heads, device, planes),
             torch.full((batch,), -1, dtype=torch.int64, device=device),
             torch.zeros(batch, dtype=torch.int64, device=device),
         )
@@ -154,6 +160,7 @@ class Step:
         made.rung[sequence], made.status[sequence], made.promoted[sequence] = 4, int(Status.OK), blocks
         self.position[sequence] = -1
         made.host_bytes[sequence] = 2 * blocks * cache.originals.block_bytes
+        made.finer[sequence], made.plane_bytes[sequence] = 0, 0
         self.moved_bytes[sequence] += 2 * blocks * cache.kv_heads * cache.originals.host_block_bytes
 
 

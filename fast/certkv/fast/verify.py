@@ -26,6 +26,8 @@ from certkv.fast.damage import HELD_FIRST, HELD_TAIL, LENGTH
 from certkv.fast.errors import CorruptionError
 from certkv.fast.finish import Result
 from certkv.fast.host import Originals
+from certkv.fast.levels import SHIFT
+from certkv.fast.planes import Planes
 from certkv.fast.resident import Resident
 from certkv.fast.scratch import Scratch
 from certkv.fast.workspace import Workspace
@@ -56,24 +58,48 @@ class Read(NamedTuple):
     exact: bool
 
 
+def verify_planes_twin(coded: Coded, planes: Planes, levels: torch.Tensor, offender: torch.Tensor) -> None:
+    """Compare the checksums of refinement planes that a step has read; the torch twin of ``kernels.planes``.
+
+    Parameters
+    ----------
+    coded : Coded
+    planes : Planes
+    levels : uint8 [batch, Hq, max_blocks]
+    offender : int32 [batch]
+        Lowered where something is wrong.
+    """
+    heads = planes.present.shape[1]
+    read = (grouped(levels, heads) >> SHIFT[0] != 0).any(2)
+    unit = torch.arange(levels.shape[-1], device=levels.device)
+    s, h, b = (read & (unit < (coded.lengths // coded.block)[:, None])[:, None]).nonzero().unbind(-1)
+    page = coded.page_table[s, b].to(torch.int64)
+    s, h, b, page = (x[planes.present[page, h] != 0] for x in (s, h, b, page))
+    found = totals_twin(planes.fields(), page * heads + h) + owned(s * levels.shape[-1] + b)
+    first = torch.full(read.shape, NOBODY, device=levels.device)
+    first[s, h, b] = torch.where(found != planes.sums[page, h], b * heads + h, NOBODY)
+    offender.copy_(torch.minimum(offender, first.flatten(1).amin(-1).to(torch.int32)))
+
+
 class Comparison(NamedTuple):
     """Functions of one implementation."""
 
     guard: Callable[..., None]
     verify: Callable[..., None]
+    planes: Callable[..., None]
     withdraw: Callable[..., None]
 
 
 def twins() -> Comparison:
     """Return what runs on a CPU."""
-    return Comparison(guard_twin, verify_twin, withdraw_twin)
+    return Comparison(guard_twin, verify_twin, verify_planes_twin, withdraw_twin)
 
 
 def kernels() -> Comparison:
     """Return what runs on a GPU, and in Triton's interpreter."""
-    from certkv.fast.kernels import verify
+    from certkv.fast.kernels import planes, verify
 
-    return Comparison(verify.guard, verify.verify, verify.withdraw)
+    return Comparison(verify.guard, verify.verify, planes.verify_planes, verify.withdraw)
 
 
 @dataclass(eq=False)
@@ -123,14 +149,21 @@ class Verifier:
         """Compare what was read, and take back outputs of sequences in which something is wrong."""
         read = Read(ws.levels, choice.action, exact)
         self.use.verify(coded, cache.resident, cache.originals, cache.scratch, cache.checksums, read, self.offender)
+        if cache.planes.some:
+            self.use.planes(coded, cache.planes, ws.levels, self.offender)
         self.use.withdraw(self.offender, out)
+        if cache.planes.some:
+            nothing = (out.certificate.status != int(Status.OK))[..., None]
+            out.certificate.plane_bytes.masked_fill_(nothing[..., 0], 0)
+            out.certificate.finer.masked_fill_(nothing[..., None], 0)
 
 
 def offence(sequence: int, offender: int, kv_heads: int, max_blocks: int) -> CorruptionError:
     """Return the error that an offender stands for."""
     unit, head = divmod(offender, kv_heads)
     if unit < max_blocks:
-        return CorruptionError(sequence, head, unit, "codes, metadata, annotations, originals or the page table")
+        part = "codes, metadata, annotations, planes, originals or the page table"
+        return CorruptionError(sequence, head, unit, part)
     part = (HELD_FIRST, HELD_TAIL, LENGTH)[unit - max_blocks]
     return CorruptionError(sequence, None if part == LENGTH else head, None, part)
 

@@ -1,0 +1,114 @@
+"""Refinement planes by page: say that they are there, keep their checksums, and compare them within a step.
+
+One program per page and KV head; `certkv.fast.planes` and `certkv.fast.verify` have the twins. Planes in host memory
+are read through the pointer that pinned memory has.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from certkv.fast.checksum import sizes, starts
+from certkv.fast.coded import Coded
+from certkv.fast.kernels.checksum import LANES, OWNER_WEIGHT, WARPS, patterns, records
+from certkv.fast.levels import SHIFT
+from certkv.fast.planes import Planes
+
+PLANES = tl.constexpr(SHIFT[0])
+
+
+@triton.jit
+def mark_kernel(pages, present, H: tl.constexpr):
+    """Say that planes of head ``program_id(1)`` of page ``pages[program_id(0)]`` are there."""
+    page = tl.load(pages + tl.program_id(0)).to(tl.int64)
+    if page >= 0:
+        tl.store(present + page * H + tl.program_id(1), 1)
+
+
+@triton.jit
+def write_filled_kernel(
+    fields, place, page, sums, max_blocks, H: tl.constexpr, B: tl.constexpr, STARTS: tl.constexpr,
+    SIZES: tl.constexpr, SHARES: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """Keep the checksum of planes that head ``program_id(1)`` of sequence ``program_id(0)`` has filled, if it has."""
+    s = tl.program_id(0).to(tl.int64)
+    at = tl.load(page + s).to(tl.int64)
+    if at < 0:
+        return
+    owner = s * max_blocks + tl.load(place + s) // B
+    row = at * H + tl.program_id(1)
+    tl.store(sums + row, records(fields, row, STARTS, SIZES, SHARES, N) + owner * OWNER_WEIGHT)
+
+
+@triton.jit(do_not_specialize=["max_blocks"])
+def verify_kernel(
+    fields, page_table, lengths, levels, present, sums, offender, max_blocks, H: tl.constexpr, G: tl.constexpr,
+    B: tl.constexpr, STARTS: tl.constexpr, SIZES: tl.constexpr, SHARES: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """Compare planes of block ``program_id(1)`` of KV head ``program_id(0)`` of all sequences', if they were read."""
+    kv = tl.program_id(0).to(tl.int64)
+    unit = tl.program_id(1)
+    sequence, head = kv // H, kv % H
+    if unit < tl.load(lengths + sequence) // B:
+        level = 0
+        for g in tl.static_range(G):
+            level |= tl.load(levels + (kv * G + g) * max_blocks + unit).to(tl.int32)
+        if (level >> PLANES) != 0:
+            row = tl.load(page_table + sequence * max_blocks + unit).to(tl.int64) * H + head
+            if tl.load(present + row) != 0:
+                owner = (sequence * max_blocks + unit).to(tl.int64)
+                total = records(fields, row, STARTS, SIZES, SHARES, N) + owner * OWNER_WEIGHT
+                if total != tl.load(sums + row):
+                    tl.atomic_min(offender + sequence, (unit * H + head).to(tl.int32))
+
+
+def mark(planes: Planes, pages: torch.Tensor) -> None:
+    """Launch; see `certkv.fast.planes.Planes.mark`."""
+    if len(pages):
+        heads = planes.present.shape[1]
+        mark_kernel[(len(pages), heads)](pages, planes.present, H=heads, num_warps=1)
+
+
+def write_filled(planes: Planes, place: torch.Tensor, page: torch.Tensor, block: int) -> None:
+    """Launch; see `certkv.fast.planes.Planes.write_filled`."""
+    fields, heads = planes.fields(), planes.present.shape[1]
+    write_filled_kernel[(len(page), heads)](
+        patterns(fields),
+        place,
+        page,
+        planes.sums,
+        planes.pages.table.shape[1],
+        H=heads,
+        B=block,
+        STARTS=starts(sizes(fields)),
+        SIZES=sizes(fields),
+        SHARES=(1,) * len(fields),
+        N=LANES,
+        num_warps=WARPS,
+    )
+
+
+def verify_planes(coded: Coded, planes: Planes, levels: torch.Tensor, offender: torch.Tensor) -> None:
+    """Launch; see `certkv.fast.verify.verify_planes_twin`."""
+    fields, heads = planes.fields(), planes.present.shape[1]
+    batch, q_heads, max_blocks = levels.shape
+    verify_kernel[(batch * heads, max_blocks)](
+        patterns(fields),
+        coded.page_table,
+        coded.lengths,
+        levels,
+        planes.present,
+        planes.sums,
+        offender,
+        max_blocks,
+        H=heads,
+        G=q_heads // heads,
+        B=coded.block,
+        STARTS=starts(sizes(fields)),
+        SIZES=sizes(fields),
+        SHARES=(1,) * len(fields),
+        N=LANES,
+        num_warps=WARPS,
+    )
