@@ -15,8 +15,10 @@ import torch
 from certkv.fast.certify import Pass
 from certkv.fast.charges import Charges
 from certkv.fast.coded import Coded
+from certkv.fast.formats.packing import unpack_plane
 from certkv.fast.score_error import ScoreErrors
 from certkv.reference.annotations import log_codes
+from certkv.reference.formats.rotation import rotate
 
 Wide = np.longdouble
 assert np.finfo(Wide).nmant >= 63
@@ -88,14 +90,14 @@ class Block:
 
     def _decoded(self, coded: Coded, page: int, kv: int) -> Any:
         pool, block, head_dim = coded.pool, coded.block, coded.anchor.shape[-1]
-        codes = pool.value_codes[page, kv].numpy()
-        if coded.value_bits == 4:
-            codes = np.concatenate([codes & 15, codes >> 4])[:block]
+        codes = unpack_plane(pool.value_codes[page, kv], coded.value_bits, block).numpy()
         step, minimum = wide(pool.value_step[page, kv]), wide(pool.value_minimum[page, kv])
         if coded.value_group:
             channel = np.arange(head_dim) // coded.value_group
             step, minimum = step[:, channel], minimum[:, channel]
-        return minimum + step * codes
+        # float64 has 53 bits, of which a rotation loses three: within 2^-50, as said above
+        decoded = minimum + step * codes
+        return rotate(decoded.astype(np.float64)).astype(Wide) if coded.values_rotated else decoded
 
     def key(self, delta: Any, omega: Any) -> Any:
         if delta == 0 or omega == 0:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from certkv.fast.annotate import key_size_ub
 from certkv.fast.certify import Pass, Terms
 from certkv.fast.charges import Charges, ScoreCharge
 from certkv.fast.coded import Coded
-from certkv.fast.pool import KEY_NOTES, VALUE_NOTES, allocate
+from certkv.fast.formats import KEY_FORMATS, Encoded
+from certkv.fast.pool import KEY_NOTES, KEYS, VALUE_NOTES, Pool, allocate
 from certkv.fast.resident_terms import ResidentPass
 from certkv.fast.score_error import ScoreErrors, score_error
 from certkv.reference.bounds import kernel_arithmetic as model_of
@@ -131,6 +133,7 @@ def make_scene(
     seed: int,
     *,
     lengths: tuple[int, ...],
+    keys: str = "int8",
     values: str = "int4-g32",
     kv_heads: int = 2,
     group: int = 2,
@@ -147,13 +150,13 @@ def make_scene(
     ft = float_type(dtype)
     caches = []
     for tokens in lengths:
-        cache = Cache(kv_heads=kv_heads, head_dim=head_dim, dtype=dtype, keys="int8", values=values, block=block)
+        cache = Cache(kv_heads=kv_heads, head_dim=head_dim, dtype=dtype, keys=keys, values=values, block=block)
         cache.append(*data(rng, tokens, kv_heads, head_dim, ft.dtype, kind))
         caches.append(cache)
     batch, max_blocks = len(lengths), max(c.blocks for c in caches) + spare
     pages = rng.permutation(batch * max_blocks + 5)[: batch * max_blocks].reshape(batch, max_blocks)
     torch_type = torch.float16 if dtype == "float16" else torch.bfloat16
-    pool = allocate(batch * max_blocks + 5, kv_heads, block, head_dim, torch_type, values)
+    pool = allocate(batch * max_blocks + 5, kv_heads, block, head_dim, torch_type, values, keys=keys)
     resident = torch.full((2, batch, kv_heads, 2, block, head_dim), torch.nan, dtype=torch_type)
     anchor = torch.zeros(batch, kv_heads, head_dim)
     for s, cache in enumerate(caches):
@@ -165,6 +168,7 @@ def make_scene(
                 getattr(pool, f"{prefix}_codes")[at] = torch.from_numpy(np.ascontiguousarray(encoded.codes))
                 getattr(pool, f"{prefix}_step")[at] = to_torch(encoded.step, ft)
                 getattr(pool, f"{prefix}_minimum")[at] = to_torch(encoded.minimum, ft)
+            store_norms_and_sizes(cache, keys, pool, at)
             bf = float_type("bfloat16")
             for names, notes, target in (
                 (KEY_NOTES, cache.key_annotations(), pool.key_notes),
@@ -191,8 +195,21 @@ def make_scene(
         anchor=anchor,
         values=values,
         first=first,
+        keys=keys,
     )
     return Scene(caches, q, 1.0 / math.sqrt(head_dim), coded, resident)
+
+
+def store_norms_and_sizes(cache: Cache, keys: str, pool: Pool, at: torch.Tensor) -> None:
+    """Write the norms of a cache's keys to its pages, and the sizes of keys."""
+    fmt, norm = KEY_FORMATS[keys], cache.encoded("keys").norm
+    if norm is not None and norm.size:
+        # the reference has a copy of joint norms for every KV head
+        pool.key_norm[at] = torch.from_numpy(norm)[:, : pool.key_norm.shape[1]]
+    held = Encoded(
+        pool.key_codes[at], pool.key_step[at], pool.key_minimum[at], pool.key_norm[at] if fmt.scope else None
+    )
+    pool.sizes[at, :, KEYS] = key_size_ub(held, fmt, cache.block)
 
 
 @dataclass(eq=False)

@@ -38,6 +38,11 @@ SCENES: tuple[dict[str, Any], ...] = (
     {"values": "int4", "peak": 30.0, "block": 13, "group": 3, "head_dim": 20},
     {"values": "int8-g64", "peak": 2.0, "kind": "huge", "head_dim": 80, "first": 1},
     {"values": "int8", "peak": 1.0, "kind": "tiny", "first": 1},
+    {"keys": "oscar", "values": "oscar", "peak": 1.0, "first": 1},
+    {"keys": "oscar-4", "values": "oscar-4", "peak": 3.0, "dtype": "bfloat16", "head_dim": 80, "block": 33},
+    {"keys": "int8", "values": "oscar", "peak": 4.0, "block": 13, "head_dim": 20},
+    {"keys": "oscar-head", "values": "int8", "peak": 2.0, "kind": "huge", "group": 3, "first": 1},
+    {"keys": "kivi", "values": "kivi", "peak": 5.0},
 )
 
 

@@ -37,9 +37,14 @@ TOGETHER = 2.0**-60
 """More than underflow of binary32 loses, relative to `LEAST_STEP`."""
 
 
+def turning(head_dim: int) -> int:
+    """Return ``log2 n + 2``, n the largest block: the roundings of a rotation (theorem ``rotation``)."""
+    return sizes(head_dim)[0].bit_length() + 1
+
+
 def turned(head_dim: int) -> float:
-    """Return gamma of ``log2 n + 2`` roundings, n the largest block: a rotation in binary32, relative to the norm."""
-    count = sizes(head_dim)[0].bit_length() + 1
+    """Return gamma of so many roundings: what a rotation in binary32 is off by, relative to the norm."""
+    count = turning(head_dim)
     return count * U / (1.0 - count * U) * outward(2)
 
 

@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from certkv.fast.certify import CHUNK, DECODING, Pass, Terms, code_ratios, group_factor
+from certkv.fast.certify import CHUNK, DECODING, TURNING, Pass, Terms, code_ratios, group_factor
 from certkv.fast.charges import LARGEST_SIZE, Charges
 from certkv.fast.coded import Coded
 from certkv.fast.kernels.outward_fp32 import (
@@ -27,6 +27,7 @@ from certkv.fast.kernels.outward_fp32 import (
     not_negative,
     root_of_squares,
 )
+from certkv.fast.kernels.rotation import rotate
 from certkv.fast.kernels.spectral import key_term, mass_lb, share_factor, sums, value_term, weight_lb
 from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.outward_fp32 import above
@@ -34,6 +35,7 @@ from certkv.fast.score_error import ScoreErrors
 
 LARGEST = tl.constexpr(LARGEST_SIZE)
 ROUNDED = tl.constexpr(DECODING)
+ROTATED = tl.constexpr(TURNING)
 
 
 @triton.jit
@@ -45,13 +47,12 @@ def distance_ub(x, y, ADDENDS: tl.constexpr):
 @triton.jit
 def decode_token(
     codes, steps, minima, place, token, channel, mask, R: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
-    GROUP: tl.constexpr, BFLOAT: tl.constexpr,
+    BITS: tl.constexpr, GROUP: tl.constexpr, BFLOAT: tl.constexpr,
 ):  # fmt: skip
     """Return ``minimum + step code`` of one token of every row, [rows, channels]; 0 where masked."""
-    row = tl.where(token >= R, token - R, token)
-    code = tl.load(codes + (place * R + row)[:, None] * D + channel[None, :], mask=mask, other=0).to(tl.int32)
-    if R < B:
-        code = tl.where((token >= R)[:, None], code >> 4, code & 15)
+    code = tl.load(codes + (place * R + token % R)[:, None] * D + channel[None, :], mask=mask, other=0).to(tl.int32)
+    if BITS < 8:
+        code = (code >> ((token // R) * BITS)[:, None]) & ((1 << BITS) - 1)
     if GROUP > 0:
         at = (place * B + token)[:, None] * ((D + GROUP - 1) // GROUP) + (channel // GROUP)[None, :]
     else:
@@ -98,7 +99,9 @@ def certify_kernel(
     R: tl.constexpr,
     D: tl.constexpr,
     DP: tl.constexpr,
+    BITS: tl.constexpr,
     GROUP: tl.constexpr,
+    TURNED: tl.constexpr,
     FIRST: tl.constexpr,
     N: tl.constexpr,
     BFLOAT: tl.constexpr,
@@ -173,9 +176,13 @@ def certify_kernel(
                 d1, d2, d_top, d_rest = sums(tl.where(apart, 0.0, beta), column, B)
                 e1, e2, e_top, e_rest = sums(tl.where(apart, 0.0, a), column, B)
                 value = decode_token(
-                    value_codes, value_step, value_minimum, place, h, channel, channels, R, B, D, GROUP, BFLOAT
+                    value_codes, value_step, value_minimum, place, h, channel, channels, R, B, D, BITS, GROUP, BFLOAT
                 )
-                distance = distance_ub(value, tl.where(channels, c, 0.0), D)
+                if TURNED:
+                    # distances are the same in both bases
+                    distance = distance_ub(value, tl.where(channels, rotate(c, D), 0.0), D) + output_norm * ROTATED
+                else:
+                    distance = distance_ub(value, tl.where(channels, c, 0.0), D)
                 distance = known(inflate(distance + decoded * ROUNDED + residual * eta_h))
                 radius = inflate(tl.minimum(norm + output_norm, anchored + gamma))
 
@@ -254,7 +261,9 @@ def work(seen: Pass, coded: Coded, errors: ScoreErrors, charges: Charges, out: T
             "R": pool.value_codes.shape[2],
             "D": head_dim,
             "DP": triton.next_power_of_2(head_dim),
+            "BITS": coded.value_bits,
             "GROUP": group,
+            "TURNED": coded.values_rotated,
             "FIRST": coded.first,
             "N": CHUNK,
             "BFLOAT": pool.value_step.dtype == torch.bfloat16,

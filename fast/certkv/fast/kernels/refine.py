@@ -8,6 +8,9 @@ group at once, so that an original is read once. `settle_kernel`: one head, join
 are read from scratch where they are resident, else through the pointer they have, pinned or not; it is one kernel with
 scratch and without, so that both give the same bits. Everything is binary32, without fusion and without tensor cores:
 there is little to compute and much to wait for.
+
+Keys in the rotated basis are scored with the rotated query, which a program writes for itself. Of values in that basis
+the corrections are summed apart, and turned back once.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from certkv.fast.choose import EXACT_HEAD, REFINE, Choice
 from certkv.fast.coded import Coded
 from certkv.fast.host import Originals
 from certkv.fast.kernels.outward_fp32 import known, load16
+from certkv.fast.kernels.rotation import rotate
 from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.refine import KEPT, LARGEST, LARGEST_DELTA, SPLITS, Check, Corrections, State, bits_per_score
 
@@ -40,22 +44,44 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def coded_values(
+def stored_codes(codes, place, token, channel, mask, R: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr):
+    """Return codes, binary32 [tokens, channels]; byte row t holds tokens t, t + R, ... from the lowest bits up."""
+    code = tl.load(codes + (place * R + token % R)[:, None] * D + channel[None, :], mask=mask, other=0).to(tl.int32)
+    if BITS < 8:
+        code = (code >> ((token // R) * BITS)[:, None]) & ((1 << BITS) - 1)
+    return code.to(tl.float32)
+
+
+@triton.jit
+def coded_keys(
     codes, steps, minima, place, token, channel, mask, R: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
-    GROUP: tl.constexpr, BFLOAT: tl.constexpr,
+    BITS: tl.constexpr, GROUP: tl.constexpr, BFLOAT: tl.constexpr,
 ):  # fmt: skip
     """Return ``minimum + step code``, [tokens, channels]; the product is exact, the sum rounds once."""
-    row = tl.where(token >= R, token - R, token)
-    code = tl.load(codes + (place * R + row)[:, None] * D + channel[None, :], mask=mask, other=0).to(tl.int32)
-    if R < B:
-        code = tl.where((token >= R)[:, None], code >> 4, code & 15)
+    if GROUP > 0:
+        at = (place * ((B + GROUP - 1) // GROUP) + token // GROUP)[:, None] * D + channel[None, :]
+        at_mask = mask
+    else:
+        at = place * D + channel[None, :]
+        at_mask = (channel < D)[None, :]
+    code = stored_codes(codes, place, token, channel, mask, R, D, BITS)
+    return load16(minima + at, at_mask, BFLOAT) + load16(steps + at, at_mask, BFLOAT) * code
+
+
+@triton.jit
+def coded_values(
+    codes, steps, minima, place, token, channel, mask, R: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
+    BITS: tl.constexpr, GROUP: tl.constexpr, BFLOAT: tl.constexpr,
+):  # fmt: skip
+    """As `coded_keys`; groups are of channels."""
     if GROUP > 0:
         at = (place * B + token)[:, None] * ((D + GROUP - 1) // GROUP) + (channel // GROUP)[None, :]
         at_mask = mask
     else:
         at = place * D + channel[None, :]
         at_mask = (channel < D)[None, :]
-    return load16(minima + at, at_mask, BFLOAT) + load16(steps + at, at_mask, BFLOAT) * code.to(tl.float32)
+    code = stored_codes(codes, place, token, channel, mask, R, D, BITS)
+    return load16(minima + at, at_mask, BFLOAT) + load16(steps + at, at_mask, BFLOAT) * code
 
 
 @triton.jit
@@ -81,6 +107,7 @@ def refine_kernel(
     key_codes,
     key_step,
     key_minimum,
+    key_norm,
     value_codes,
     value_step,
     value_minimum,
@@ -100,16 +127,26 @@ def refine_kernel(
     block_bytes,
     change_l,
     change_o,
+    change_turned,
+    turned_query,
     max_blocks,
     H: tl.constexpr,
     G: tl.constexpr,
     GP: tl.constexpr,
     B: tl.constexpr,
     BP: tl.constexpr,
+    KEY_ROWS: tl.constexpr,
+    KEY_BITS: tl.constexpr,
+    KEY_GROUP: tl.constexpr,
+    NORMS: tl.constexpr,
+    TURNED_KEYS: tl.constexpr,
     R: tl.constexpr,
-    D: tl.constexpr,
-    C: tl.constexpr,
+    BITS: tl.constexpr,
     GROUP: tl.constexpr,
+    TURNED_VALUES: tl.constexpr,
+    D: tl.constexpr,
+    DP: tl.constexpr,
+    C: tl.constexpr,
     S: tl.constexpr,
     BFLOAT: tl.constexpr,
     program=None,
@@ -130,10 +167,20 @@ def refine_kernel(
         m = tl.load(maxima + row, mask=heads, other=0.0)
         sum_l = tl.zeros((GP,), tl.float32)
         fetched = tl.full((), 0, tl.int32)
+        if TURNED_KEYS:
+            # programs of a list write the same numbers; each reads what it wrote
+            whole = tl.arange(0, DP)
+            mask = heads[:, None] & (whole < D)[None, :]
+            to = row[:, None] * D + whole[None, :]
+            tl.store(turned_query + to, rotate(load16(q + to, mask, BFLOAT), D), mask=mask)
+            tl.debug_barrier()
         sum_o = ()
+        sum_turned = ()
         for _ in tl.static_range((D + C - 1) // C):
             # Triton adds tuples, it does not unpack them
             sum_o = sum_o + (tl.zeros((GP, C), tl.float32),)  # type: ignore[assignment]  # noqa: RUF005
+            if TURNED_VALUES:
+                sum_turned = sum_turned + (tl.zeros((GP, C), tl.float32),)  # type: ignore[assignment]  # noqa: RUF005
         for item in range(split, count, S):
             block = tl.load(work + kv * max_blocks + item)
             if tl.load(present + kv * max_blocks + block) == 0:
@@ -172,11 +219,22 @@ def refine_kernel(
                             BFLOAT,
                         )
                         mask = there[:, None] & inside[None, :]
-                        coded_key = coded_values(
-                            key_codes, key_step, key_minimum, place, token, first + channel, mask, B, B, D, 0, BFLOAT
-                        )
+                        coded_key = coded_keys(
+                            key_codes, key_step, key_minimum, place, token, first + channel, mask, KEY_ROWS, B, D,
+                            KEY_BITS, KEY_GROUP, BFLOAT,
+                        )  # fmt: skip
                         x += tl.sum(query[:, None, :] * key[None, :, :], 2)
+                        if TURNED_KEYS:
+                            query = tl.load(
+                                turned_query + row[:, None] * D + first + channel[None, :],
+                                mask=heads[:, None] & inside[None, :],
+                                other=0.0,
+                            )
                         coded_x += tl.sum(query[:, None, :] * tl.where(mask, coded_key, 0.0)[None, :, :], 2)
+                    if NORMS > 0:
+                        of_tokens = page * NORMS + (head if NORMS > 1 else 0)
+                        norm = tl.load(key_norm + of_tokens * B + token, mask=there, other=0.0)
+                        coded_x = coded_x * norm[None, :]
                     after = tl.exp2(x * c - ref[:, None]).to(tl.float16)
                     p_new = tl.where(new_keys[:, None] & there[None, :], after, p)
                     error = tl.load(delta + at, mask=heads, other=0.0)
@@ -193,20 +251,31 @@ def refine_kernel(
                 fresh = tl.where(new_values[:, None], p_new.to(tl.float32), 0.0)
                 sum_l += factor * tl.sum(dp, 1)
                 joined = ()
+                joined_turned = ()
                 for part in tl.static_range((D + C - 1) // C):
                     here = part * C + channel
                     mask = there[:, None] & (here < D)[None, :]
                     coded = coded_values(
-                        value_codes, value_step, value_minimum, place, token, here, mask, R, B, D, GROUP, BFLOAT
+                        value_codes, value_step, value_minimum, place, token, here, mask, R, B, D, BITS, GROUP, BFLOAT
                     )
                     coded = tl.where(mask, coded, 0.0)
                     exact = load16(value_at + token[:, None] * D + here[None, :], mask & wanted, BFLOAT)
-                    before = tl.where(was[:, None, None], exact[None, :, :], coded[None, :, :])
-                    change = tl.sum(dp[:, :, None] * before, 1) + tl.sum(
-                        fresh[:, :, None] * (exact - coded)[None, :, :], 1
-                    )
+                    if TURNED_VALUES:
+                        # dp V_before + P' (V_after - V_before), what is original and what is coded
+                        of_exact = tl.where(was[:, None], dp, fresh)
+                        of_coded = tl.where(was[:, None], 0.0, dp - fresh)
+                        change = tl.sum(of_exact[:, :, None] * exact[None, :, :], 1)
+                        turned = tl.sum(of_coded[:, :, None] * coded[None, :, :], 1)
+                        turned = sum_turned[part] + factor[:, None] * turned
+                        joined_turned = joined_turned + (turned,)  # type: ignore[assignment]  # noqa: RUF005
+                    else:
+                        before = tl.where(was[:, None, None], exact[None, :, :], coded[None, :, :])
+                        change = tl.sum(dp[:, :, None] * before, 1) + tl.sum(
+                            fresh[:, :, None] * (exact - coded)[None, :, :], 1
+                        )
                     joined = joined + (sum_o[part] + factor[:, None] * change,)  # type: ignore[assignment]  # noqa: RUF005
                 sum_o = joined
+                sum_turned = joined_turned
                 tl.store(weights + at[:, None] * B + token[None, :], p_new, mask=both & ((mine & 3) != 0)[:, None])
                 tl.store(levels + at, (level | (mine & 3)).to(tl.uint8), mask=heads & ((mine & 3) != 0))
         tl.atomic_add(moved + sequence, fetched.to(tl.int64) * block_bytes, mask=fetched > 0, sem="relaxed")
@@ -214,7 +283,11 @@ def refine_kernel(
         tl.store(change_l + to, sum_l, mask=heads)
         for part in tl.static_range((D + C - 1) // C):
             here = part * C + channel
-            tl.store(change_o + to[:, None] * D + here[None, :], sum_o[part], mask=heads[:, None] & (here < D)[None, :])
+            at = to[:, None] * D + here[None, :]
+            mask = heads[:, None] & (here < D)[None, :]
+            tl.store(change_o + at, sum_o[part], mask=mask)
+            if TURNED_VALUES:
+                tl.store(change_turned + at, sum_turned[part], mask=mask)
 
 
 @triton.jit(do_not_specialize=["initial"])
@@ -222,6 +295,7 @@ def settle_kernel(
     counts,
     change_l,
     change_o,
+    change_turned,
     action,
     maxima,
     denominators,
@@ -237,6 +311,7 @@ def settle_kernel(
     D: tl.constexpr,
     DP: tl.constexpr,
     S: tl.constexpr,
+    TURNED: tl.constexpr,
     initial,
     program=None,
 ):
@@ -258,8 +333,12 @@ def settle_kernel(
         else:
             l_first = tl.load(firsts + row)
         l_new = l_old + tl.sum(tl.load(change_l + row * S + split, mask=some, other=0.0), 0)
-        at = change_o + (row * S + split)[:, None] * D + channel[None, :]
-        change = tl.sum(tl.load(at, mask=some[:, None] & live[None, :], other=0.0), 0)
+        at = (row * S + split)[:, None] * D + channel[None, :]
+        mask = some[:, None] & live[None, :]
+        change = tl.sum(tl.load(change_o + at, mask=mask, other=0.0), 0)
+        if TURNED:
+            turned = tl.sum(tl.load(change_turned + at, mask=mask, other=0.0), 0)
+            change += tl.reshape(rotate(turned[None, :], D), (DP,))
         o = tl.load(sums + row * D + channel, mask=live, other=0.0) + change
         finite = tl.min((tl.abs(o) < float("inf")).to(tl.int32), 0) != 0
         if finite & (l_new >= LEFT * l_first) & (l_new < float("inf")):
@@ -326,6 +405,7 @@ def work_refine(
             pool.key_codes,
             pool.key_step.view(torch.int16),
             pool.key_minimum.view(torch.int16),
+            pool.key_norm,
             pool.value_codes,
             pool.value_step.view(torch.int16),
             pool.value_minimum.view(torch.int16),
@@ -345,6 +425,8 @@ def work_refine(
             originals.host_block_bytes,
             sums.l,
             sums.o,
+            sums.turned,
+            sums.query,
             coded.page_table.shape[1],
         ),
         {
@@ -353,10 +435,18 @@ def work_refine(
             "GP": triton.next_power_of_2(group),
             "B": coded.block,
             "BP": triton.next_power_of_2(coded.block),
+            "KEY_ROWS": pool.key_codes.shape[2],
+            "KEY_BITS": coded.key_bits,
+            "KEY_GROUP": coded.key_group,
+            "NORMS": coded.key_norms,
+            "TURNED_KEYS": coded.keys_rotated,
             "R": pool.value_codes.shape[2],
-            "D": head_dim,
-            "C": CHANNELS,
+            "BITS": coded.value_bits,
             "GROUP": coded.value_group,
+            "TURNED_VALUES": coded.values_rotated,
+            "D": head_dim,
+            "DP": triton.next_power_of_2(head_dim),
+            "C": CHANNELS,
             "S": SPLITS,
             "BFLOAT": pool.value_step.dtype == torch.bfloat16,
         },
@@ -374,6 +464,7 @@ def work_settle(choice: Choice, state: State, sums: Corrections, partial: torch.
             choice.counts,
             sums.l,
             sums.o,
+            sums.turned,
             choice.action,
             state.m,
             state.l,
@@ -391,6 +482,7 @@ def work_settle(choice: Choice, state: State, sums: Corrections, partial: torch.
             "D": head_dim,
             "DP": triton.next_power_of_2(head_dim),
             "S": SPLITS,
+            "TURNED": sums.turned.numel() > 0,
         },
         {"initial": int(initial)},
     )

@@ -3,6 +3,7 @@
     Delta = |scale| min( z sum_c |q_c| s_c,  y ||s o q|| )     Omega = |scale| x ||s o q||
     size  = |scale| sum_c max(|q_c|, floor) max( |minimum_c| + (255 + z) s_c, floor )
 
+For keys with groups of tokens every s_c is 1, and ``size = |scale| (||q|| + f) (K + y + f)``.
 `certkv.fast.score_error` explains the letters and has the twin.
 """
 
@@ -17,7 +18,7 @@ from certkv.fast.coded import Coded
 from certkv.fast.kernels.outward_fp32 import INFINITY, LOST, inflate, known, load16, not_negative, root_of_squares
 from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.outward_fp32 import above
-from certkv.fast.score_error import ScoreErrors
+from certkv.fast.score_error import ScoreErrors, root_floor
 
 BLOCKS = 16
 """Blocks of a program."""
@@ -32,6 +33,7 @@ def score_error_kernel(
     key_step,
     key_minimum,
     key_notes,
+    key_sizes,
     page_table,
     lengths,
     delta,
@@ -48,6 +50,7 @@ def score_error_kernel(
     DP: tl.constexpr,
     FIRST: tl.constexpr,
     N: tl.constexpr,
+    GROUPED: tl.constexpr,
     BFLOAT: tl.constexpr,
     QUERY: tl.constexpr,
     program=None,
@@ -62,12 +65,16 @@ def score_error_kernel(
     channel = tl.arange(0, DP)
     live = channel < D
     mask = valid[:, None] & live[None, :]
-    step = load16(key_step + place[:, None] * D + channel[None, :], mask, BFLOAT)
-    offset = tl.abs(load16(key_minimum + place[:, None] * D + channel[None, :], mask, BFLOAT))
     z = not_negative(load16(key_notes + place * 4, valid, True))
     y = not_negative(load16(key_notes + place * 4 + 1, valid, True))
     x = not_negative(load16(key_notes + place * 4 + 2, valid, True))
-    operand = offset + (CODE + z[:, None]) * step
+    if GROUPED:
+        step = tl.where(mask, 1.0, 0.0)
+        operand = known(tl.load(key_sizes + place * 2, mask=valid, other=0.0) + y)
+    else:
+        step = load16(key_step + place[:, None] * D + channel[None, :], mask, BFLOAT)
+        offset = tl.abs(load16(key_minimum + place[:, None] * D + channel[None, :], mask, BFLOAT))
+        operand = offset + (CODE + z[:, None]) * step
     for g in range(G):
         row = (sequence * H + head) * G + g
         if QUERY == 2:
@@ -78,12 +85,18 @@ def score_error_kernel(
         some = tl.max(tl.where((q[None, :] != 0.0) & (step != 0.0), 1, 0), 1) > 0
         l1 = tl.where(some, tl.sum(products, 1) + LOST, 0.0)
         l2 = tl.where(some, root_of_squares(tl.sum(products * products, 1), D), 0.0)
-        sizes = tl.where(mask, tl.maximum(q, floor)[None, :] * tl.maximum(operand, floor), 0.0)
         # a NaN makes its comparison false
-        fits = tl.min(tl.where((q[None, :] <= OPERAND) & (operand <= OPERAND) | ~mask, 1, 0), 1) > 0
+        if GROUPED:
+            norm_q = inflate(root_of_squares(tl.sum(q * q, 0), D))
+            sizes = (norm_q + lost) * (operand + lost)
+            fits = (tl.max(tl.where(q <= OPERAND, 0, 1), 0) == 0) & (operand <= OPERAND)
+        else:
+            sizes = tl.where(mask, tl.maximum(q, floor)[None, :] * tl.maximum(operand, floor), 0.0)
+            sizes = tl.sum(sizes, 1) + lost * tl.max(q, 0)
+            fits = tl.min(tl.where((q[None, :] <= OPERAND) & (operand <= OPERAND) | ~mask, 1, 0), 1) > 0
         largest = tl.minimum(known(scale * (l1 * z)), known(scale * (l2 * y)))
         norm = known(scale * (l2 * x))
-        total = tl.where(fits, known(scale * (tl.sum(sizes, 1) + lost * tl.max(q, 0))), INFINITY)
+        total = tl.where(fits, known(scale * sizes), INFINITY)
         tiny = tl.where(some, LOST, 0.0)
         to = row.to(tl.int64) * max_blocks + block
         largest = tl.where(largest == 0.0, tiny, inflate(largest))
@@ -106,12 +119,13 @@ def work(q: torch.Tensor, coded: Coded, scale: float, floor: float, out: ScoreEr
             pool.key_step.view(torch.int16),
             pool.key_minimum.view(torch.int16),
             pool.key_notes.view(torch.int16),
+            pool.sizes,
             coded.page_table,
             coded.lengths,
             *out,
             above(abs(scale)),
             floor,
-            lost,
+            root_floor(floor, head_dim) if coded.key_group else lost,
             max_blocks,
         ),
         {
@@ -122,6 +136,7 @@ def work(q: torch.Tensor, coded: Coded, scale: float, floor: float, out: ScoreEr
             "DP": triton.next_power_of_2(head_dim),
             "FIRST": coded.first,
             "N": BLOCKS,
+            "GROUPED": coded.key_group > 0,
             "BFLOAT": pool.key_step.dtype == torch.bfloat16,
             "QUERY": query,
         },
