@@ -16,9 +16,8 @@ from certkv.fast.pool import FINER_VALUE_NOTES, KEY_NOTES
 from certkv.reference.cache.cache import SIDES
 
 from .append_machine import AppendMachine
-from .cache_machine import SEEDS, TYPES, CacheMachine, same_bits
+from .cache_machine import SEEDS, TYPES, CacheMachine, same_bits, to_torch
 from .step_machine import StepMachine
-from .step_machine import to_torch as as_torch
 
 KEYS = st.sampled_from(["int8", *sorted(PLANAR_KEY_FORMATS)])
 VALUES = st.sampled_from(["int4-g32", *sorted(PLANAR_VALUE_FORMATS)])
@@ -44,7 +43,7 @@ class PlanesCacheMachine(AppendMachine):
         place=PLACES,
         planes=PLACES,
     )
-    def start(  # type: ignore[override]
+    def start(
         self,
         batch: int,
         kv_heads: int,
@@ -135,7 +134,7 @@ class PlanesStepMachine(StepMachine):
         place=PLACES,
         planes=PLACES,
     )
-    def start(  # type: ignore[override]
+    def start(
         self,
         batch: int,
         kv_heads: int,
@@ -176,7 +175,7 @@ class PlanesStepMachine(StepMachine):
         """Bytes are those of the levels, which are in the workspace."""
         ours, q = self.ours, self.query(seed)
         made = fast.plan(ours, q.shape[1], fast.Budget(tolerance, unit), verify=verify)
-        step = made.run(as_torch(q), out=made.step())
+        step = made.run(to_torch(q), out=made.step())
         found = step.certificate
         good = (found.status == fast.Status.OK).numpy()
         byte = made.ws.levels.numpy().astype(int)

@@ -115,7 +115,7 @@ def encode_with_twin(x: AnyArray, ft: FloatType, fmt: Planar, keys: bool) -> tup
     table = PageTable(1, n, n + 2, torch.device("cpu"))
     planes = Planes.allocate(of_keys, fmt, table, n + 2, heads, block, head_dim, "host", torch.device("cpu"))
     if keys:
-        encode_keys_twin(original, pages, pool, base_of(fmt))  # type: ignore[arg-type]
+        encode_keys_twin(original, pages, pool, base_of(fmt))
         encode_key_planes_twin(original, pages, pool, planes, fmt)
     encode_values_twin(original, pages, pool, anchor_of(x), base_of(fmt))
     encode_value_planes_twin(original, pages, pool, planes, fmt)
