@@ -3,8 +3,8 @@
     python benchmarks/gpu/audit_check.py [--formats int8/int4-g32,oscar/oscar] [--capture FILE] [--policy naive,budget]
 
 It exits with 1 where an audit does not end with exit code 0, where one ran on something else than this GPU, or where a
-budget took no promotion at all, which would show nothing. Without a GPU the twins are audited. Under a minute, most of which
-is compiling; more formats take as long each.
+budget took no promotion at all, which would show nothing. Without a GPU the twins are audited. Under a minute, most of
+which is compiling; more formats take as long each.
 """
 
 from __future__ import annotations

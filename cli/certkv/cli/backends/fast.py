@@ -20,12 +20,16 @@ from certkv import fast
 from certkv.cli.backends.base import CacheSettings, Formats, Storage, Taken
 from certkv.cli.capture import Capture, Layer
 from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
+from certkv.fast.formats.registry import PLANAR_KEY_FORMATS, PLANAR_VALUE_FORMATS
 from certkv.fast.plan import Plan
 from certkv.reference import Certificate, DTypeError, InputError, Policy, SettingError, Status, Step
 from certkv.reference.numbers.types import AnyArray, FloatArray, IntArray
 from certkv.reference.policies import OURS, FormatDefaults
 
 TYPES = {np.dtype(np.float16): torch.float16, np.dtype(ml_dtypes.bfloat16): torch.bfloat16}
+
+KEYS, VALUES = (*KEY_FORMATS, *PLANAR_KEY_FORMATS), (*VALUE_FORMATS, *PLANAR_VALUE_FORMATS)
+"""Names of the formats that the kernel library has."""
 
 POLICIES = {policy.name: policy for policy in (fast.Naive, fast.PaperPolicy, fast.Budget)}
 
@@ -81,8 +85,8 @@ class FastBackend:
     def formats(self, policy: Policy, asked: Formats) -> CacheSettings:
         """Return the user's formats; else the policy's own; else, where there is no kernel for these, ours."""
         own = policy.formats
-        keys = own.keys if own.keys in KEY_FORMATS else OURS.keys
-        values = own.values if own.values in VALUE_FORMATS else OURS.values
+        keys = own.keys if own.keys in KEYS else OURS.keys
+        values = own.values if own.values in VALUES else OURS.values
         return asked.over(FormatDefaults(keys, values, own.block))
 
     def check(self, capture: Capture, asked: Formats) -> None:
@@ -92,15 +96,12 @@ class FastBackend:
         ------
         SettingError, DTypeError, InputError
         """
-        for option, given, why in (
-            ("--residual", asked.residual, "codes every block as soon as it is full"),
-            ("--planes", asked.planes, "has no refinement planes"),
-        ):
-            if given is not None:
-                raise SettingError(
-                    f"{option} {given}: backend {self.name} {why}; leave {option} out, or use --backend reference"
-                )
-        for option, name, known in (("--keys", asked.keys, KEY_FORMATS), ("--values", asked.values, VALUE_FORMATS)):
+        if asked.residual is not None:
+            raise SettingError(
+                f"--residual {asked.residual}: backend {self.name} codes every block as soon as it is full; leave "
+                "--residual out, or use --backend reference"
+            )
+        for option, name, known in (("--keys", asked.keys, KEYS), ("--values", asked.values, VALUES)):
             if name is not None and name not in known:
                 raise SettingError(
                     f"{option}: backend {self.name} has no format {name!r}; choose one of {', '.join(known)}, or "
@@ -131,6 +132,7 @@ class FastBackend:
             keys=formats.keys,
             values=formats.values,
             block=formats.block,
+            planes=formats.planes,
             device=self.device,
         )
 
@@ -199,6 +201,8 @@ class FastLayer:
         heads, blocks = cache.kv_heads, cache.blocks(0)
         per_block = pool.nbytes / (len(pool.key_codes) * heads)
         notes = pool.note_bytes / (len(pool.key_codes) * heads)
+        planes = blocks * sum(map(sum, cache.planes.block_bytes))
+        beside = planes if cache.planes.place == "device" else 0
         tail = cache.tokens[0] - blocks * cache.block
         dense = 2 * cache.head_dim * 2
         return Storage(
@@ -207,12 +211,12 @@ class FastLayer:
             values=cache.values,
             block=cache.block,
             residual=cache.block,
-            planes=None,
+            planes=cache.planes.place if cache.planes.some else None,
             blocks=blocks,
             tail=tail,
             coded_bytes_per_token=(per_block - notes) / cache.block,
-            device_bytes=round(per_block * blocks) + (tail + cache.block * min(blocks, 1)) * dense,
-            plane_bytes=0,
+            device_bytes=round(per_block * blocks) + beside + (tail + cache.block * min(blocks, 1)) * dense,
+            plane_bytes=planes,
             dense_bytes=cache.tokens[0] * dense,
         )
 
@@ -247,6 +251,8 @@ def as_reference(step: fast.Step) -> Step:
         status=np.array(status, np.int64),
         promoted=wholes(made.promoted),
         host_bytes=wholes(made.host_bytes),
+        plane_bytes=wholes(made.plane_bytes),
+        levels=wholes(made.levels),
     )
     claim = np.full(len(status), np.inf)
     output = step.output[0].cpu().numpy().copy()  # the next run writes to the same tensors
