@@ -15,6 +15,7 @@ import torch
 from certkv.fast.arithmetic import signed_constant
 from certkv.fast.coded import Coded, grouped
 from certkv.fast.formats.packing import unpack_plane
+from certkv.fast.formats.rotation import rotate_fp32
 from certkv.fast.resident import FIRST, TAIL, Resident
 from certkv.fast.scaled_query import query_power
 from certkv.fast.workspace import BIAS, Workspace
@@ -59,6 +60,7 @@ def attend_twin(
     sign, constant = signed_constant(scale)
     heads, block = coded.anchor.shape[1], coded.block
     query = grouped(q.to(torch.float32), heads) * sign
+    turned, units = coded_query(query, grouped(query_power(q), heads), constant, coded)
     parts = {name: grouped(getattr(out, name), heads) for name in ("part_m", "part_l", "part_o")}
     weights, reference = grouped(out.weights, heads), grouped(out.reference, heads)
     slots, references = grouped(out.resident_weights, heads), grouped(out.resident_reference, heads)
@@ -68,9 +70,9 @@ def attend_twin(
             first, last = (coded.first + blocks * i // out.splits for i in (split, split + 1))
             pages = coded.page_table[s, first:last].to(torch.int64)
             keys, values = decode_keys(coded, pages), decode_values(coded, pages)
-            p, m, state = softmax_tiles(query[s], keys, values, constant)
+            p, m, state = softmax_tiles(turned[s], keys, values, units[s], decode_norms(coded, pages))
             weights[s, :, :, first:last], reference[s, :, :, first:last] = p, m[..., None]
-            store_split(parts, s, split, m, state)
+            store_split(parts, s, split, m, (state[0], rotate(state[1]) if coded.values_rotated else state[1]))
         slots[s], references[s] = 0.0, -torch.inf
         pinned, tail = block * coded.first * (tokens >= block), tokens % block
         keys, values = (
@@ -86,42 +88,33 @@ def attend_twin(
         if statistics:
             seen = grouped(out.statistics, heads)[s]
             chosen = slice(coded.first, coded.first + blocks)
-            seen[:, :, :3, chosen] = weight_statistics(weights[s, :, :, chosen])
-            seen[:, :, 3:, chosen] = metadata_statistics(q[s].view(query[s].shape), coded, coded.page_table[s, chosen])
-            seen[:, :, :3, -2:] = weight_statistics(slots[s])
+            seen[:, :, chosen, :3] = weight_statistics(weights[s, :, :, chosen])
+            seen[:, :, chosen, 3] = scaled_squares(q[s].view(query[s].shape), coded, coded.page_table[s, chosen])
+            seen[:, :, -2:, 0] = weight_statistics(slots[s])[..., 0]
             for slot, count in ((FIRST, pinned), (TAIL, tail)):
-                seen[:, :, 3:, slot - 2] = torch.stack(resident_statistics(resident, s, slot, count), -1)[:, None]
+                seen[:, :, slot - 2, 1:3] = torch.stack(resident_statistics(resident, s, slot, count), -1)[:, None]
 
 
 def weight_statistics(p: torch.Tensor) -> torch.Tensor:
-    """Sum, sum of squares and largest of executed weights, [H, G, n, B] -> float32 [H, G, 3, n]."""
+    """Sum, sum of squares and largest of executed weights, [H, G, n, B] -> float32 [H, G, n, 3]."""
     wide = p.to(torch.float32)
-    return torch.stack([wide.sum(-1), (wide * wide).sum(-1), wide.amax(-1)], dim=-2)
+    return torch.stack([wide.sum(-1), (wide * wide).sum(-1), wide.amax(-1)], dim=-1)
 
 
-def metadata_statistics(q: torch.Tensor, coded: Coded, pages: torch.Tensor) -> torch.Tensor:
-    """Squares of ``||s q'||``, and of the sizes of keys and values, [H, G, d] -> float32 [H, G, 3, n]."""
-    pool, at = coded.pool, pages.to(torch.int64)
-    step, minimum, value_step, value_minimum = (
-        x[at].to(torch.float32).transpose(0, 1)
-        for x in (pool.key_step, pool.key_minimum, pool.value_step, pool.value_minimum)
-    )
+def scaled_squares(q: torch.Tensor, coded: Coded, pages: torch.Tensor) -> torch.Tensor:
+    """Squares of ``||s q'||``, or of ``||q'||`` where keys have groups, [H, G, d] -> float32 [H, G, n]."""
     scaled = torch.ldexp(q.to(torch.float32), query_power(q)[..., None])
-    norm = (scaled[:, :, None] * step[:, None]).square().sum(-1)
-    keys = (minimum.abs() + 2.0**coded.key_bits * step).square().sum(-1)[:, None].expand_as(norm)
-    if coded.value_group:
-        values = torch.zeros_like(norm)
-    else:
-        levels = 2.0**coded.value_bits - (0.0 if coded.value_offset else 1.0)
-        values = (value_minimum.abs() + levels * value_step).square().sum(-1)[:, None].expand_as(norm)
-    return torch.stack([norm, keys, values], dim=-2)
+    if coded.key_group:
+        return scaled.square().sum(-1)[..., None].expand(*scaled.shape[:2], len(pages))
+    step = coded.pool.key_step[pages.to(torch.int64)].to(torch.float32).transpose(0, 1)
+    return (scaled[:, :, None] * step[:, None]).square().sum(-1)
 
 
 def resident_statistics(resident: Resident, s: int, slot: int, count: int) -> tuple[torch.Tensor, ...]:
-    """Return 0, the largest square of a key's norm, and the mean norm of values, each float32 [H]."""
+    """Return the largest square of a key's norm and the mean norm of values, each float32 [H]."""
     keys, values = (x[s, :, slot, :count].to(torch.float32).square().sum(-1) for x in (resident.keys, resident.values))
     none = resident.norms.new_zeros(keys.shape[0])
-    return (none, keys.amax(-1), values.sqrt().mean(-1)) if count else (none, none, none)
+    return (keys.amax(-1), values.sqrt().mean(-1)) if count else (none, none)
 
 
 def store_split(
@@ -140,9 +133,15 @@ def store_split(
 
 
 def softmax_tiles(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, constant: float
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    constant: float | torch.Tensor,
+    norms: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
     """Attend to tiles of tokens: query [H, G, d], keys and values [H, n, T, d], all float32.
+
+    Scores are times ``norms``, [H or 1, n, T], and then times ``constant``, [H, G] or one for all.
 
     Returns
     -------
@@ -152,8 +151,11 @@ def softmax_tiles(
     l, o : float32 [H, G], [H, G, d]
     """
     heads, tiles, tile, head_dim = keys.shape
-    scores = query @ keys.reshape(heads, tiles * tile, head_dim).transpose(1, 2) * constant
+    scores = query @ keys.reshape(heads, tiles * tile, head_dim).transpose(1, 2)
     scores = scores.reshape(heads, query.shape[1], tiles, tile)
+    if norms is not None:
+        scores = scores * norms[:, None]
+    scores = scores * constant[..., None, None] if isinstance(constant, torch.Tensor) else scores * constant
     if tiles * tile == 0:
         none = query.new_zeros(query.shape[:2])
         return scores.to(torch.float16), none - torch.inf, (none, query.new_zeros(query.shape))
@@ -164,11 +166,37 @@ def softmax_tiles(
     return p, m, (weights.sum((-2, -1)), tile_sums.sum(1))
 
 
+def rotate(x: torch.Tensor) -> torch.Tensor:
+    """Rotate the last axis, every operation rounded to float32."""
+    return rotate_fp32(x.to(torch.float64)).to(torch.float32)
+
+
+def coded_query(
+    query: torch.Tensor, power: torch.Tensor, constant: float, coded: Coded
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Query as coded keys want it, [batch, H, G, d], and the constant in its units, [batch, H, G]."""
+    units = torch.full(power.shape, constant, dtype=torch.float32, device=query.device)
+    if not coded.keys_rotated:
+        return query, units
+    # a power of two takes small numbers away from underflow
+    return rotate(torch.ldexp(query, power[..., None])), torch.ldexp(units, -power)
+
+
+def decode_norms(coded: Coded, pages: torch.Tensor) -> torch.Tensor | None:
+    """Norms of whole pages, float32 [H or 1, n, B]; None where there are none."""
+    return coded.pool.key_norm[pages].transpose(0, 1) if coded.key_norms else None
+
+
 def decode_keys(coded: Coded, pages: torch.Tensor) -> torch.Tensor:
-    """``minimum + step code`` of whole pages, float32 [H, n, B, d], rounded once."""
-    pool = coded.pool
+    """``minimum + step code`` of whole pages, float32 [H, n, B, d], rounded once; norms are apart."""
+    pool, group = coded.pool, coded.key_group
     codes = unpack_plane(pool.key_codes[pages], coded.key_bits, coded.block).to(torch.float32) + coded.key_offset
-    step, minimum = (x[pages].to(torch.float32)[:, :, None] for x in (pool.key_step, pool.key_minimum))
+    step, minimum = (x[pages].to(torch.float32) for x in (pool.key_step, pool.key_minimum))
+    if group:
+        tokens = torch.arange(coded.block, device=codes.device) // group
+        step, minimum = step[:, :, tokens], minimum[:, :, tokens]
+    else:
+        step, minimum = step[:, :, None], minimum[:, :, None]
     return (minimum + step * codes).transpose(0, 1)
 
 

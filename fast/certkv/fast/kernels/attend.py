@@ -30,7 +30,9 @@ from certkv.fast.arithmetic import signed_constant
 from certkv.fast.coded import Coded
 from certkv.fast.kernels.coded_block import coded_block
 from certkv.fast.kernels.pass_state import exact_block, load_query, row_squares, store_four, store_state
-from certkv.fast.kernels.shape import Shape, bits
+from certkv.fast.kernels.score_block import token_of
+from certkv.fast.kernels.shape import Shape, bits, format_constants
+from certkv.fast.kernels.two_passes import two_passes
 from certkv.fast.resident import Resident
 from certkv.fast.workspace import BIAS, Workspace
 
@@ -46,6 +48,7 @@ def attend_kernel(
     key_codes,
     key_step,
     key_minimum,
+    key_norm,
     value_codes_,
     value_step,
     value_minimum,
@@ -71,8 +74,19 @@ def attend_kernel(
     B: tl.constexpr,
     RP: tl.constexpr,
     PINNED: tl.constexpr,
+    DP: tl.constexpr,
+    NP: tl.constexpr,
+    KEY_BITS: tl.constexpr,
+    KEY_GROUP: tl.constexpr,
+    NORMS: tl.constexpr,
+    KEY_OFFSET: tl.constexpr,
+    KEYS_ROTATED: tl.constexpr,
     BITS: tl.constexpr,
     GROUP: tl.constexpr,
+    VALUE_OFFSET: tl.constexpr,
+    VALUES_ROTATED: tl.constexpr,
+    SEPARATE: tl.constexpr,
+    STAGES: tl.constexpr,
     BFLOAT: tl.constexpr,
     BIAS: tl.constexpr,
     STATISTICS: tl.constexpr,
@@ -83,7 +97,6 @@ def attend_kernel(
     It is the last one of the workspace, and starts first because it is the longest. With ``STATISTICS``, a last program
     measures the resident tokens.
     """
-    R: tl.constexpr = (B + 1) // 2
     BP: tl.constexpr = 2 * RP
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
@@ -147,42 +160,48 @@ def attend_kernel(
         coded = tl.maximum(blocks - PINNED, 0)
         first = PINNED + ((split - 1) * coded.to(tl.int64) // splits).to(tl.int32)
         last = PINNED + (split * coded.to(tl.int64) // splits).to(tl.int32)
-        token = (i // RP) * R + i % RP
-        there = (i % RP < R) & (token < B)
-        for block in range(first, last):
-            page = tl.load(page_table + sequence * max_blocks + block).to(tl.int64)
-            p, m, l, o, found = coded_block(
-                key_codes,
-                key_step,
-                key_minimum,
-                value_codes_,
-                value_step,
-                value_minimum,
-                page * H + row % H,
-                query,
-                c,
-                m,
-                l,
-                o,
-                G,
-                GP,
-                D,
-                VC,
-                B,
-                RP,
-                BITS,
-                GROUP,
-                BFLOAT,
-                BIAS,
-                STATISTICS,
-                INTERPRET,
-            )
-            at = (row * G + g) * max_blocks + block
-            stored = (g < G)[None, :] & there[:, None]
-            tl.store(weights + at[None, :] * B + token[:, None], p, mask=stored)
-            tl.store(reference + at, m, mask=g < G)
-            if STATISTICS:
-                store_four(statistics + ((row * G + g) * (max_blocks + 2) + block) * 4, found, g < G)
+        if SEPARATE:
+            m, l, o = two_passes(
+                q, sign, c2, query, c, key_codes, key_step, key_minimum, key_norm, value_codes_, value_step,
+                value_minimum, page_table, weights, reference, statistics, row, first, last, max_blocks, H, G, GP, D,
+                DP, VC, B, RP, NP, KEY_BITS, KEY_GROUP, NORMS, KEY_OFFSET, KEYS_ROTATED, BITS, GROUP, VALUE_OFFSET,
+                VALUES_ROTATED, STAGES, BFLOAT, BIAS, STATISTICS, INTERPRET,
+            )  # fmt: skip
+        else:
+            token, there = token_of(i, B, RP)
+            for block in range(first, last):
+                page = tl.load(page_table + sequence * max_blocks + block).to(tl.int64)
+                p, m, l, o, found = coded_block(
+                    key_codes,
+                    key_step,
+                    key_minimum,
+                    value_codes_,
+                    value_step,
+                    value_minimum,
+                    page * H + row % H,
+                    query,
+                    c,
+                    m,
+                    l,
+                    o,
+                    G,
+                    GP,
+                    D,
+                    VC,
+                    B,
+                    RP,
+                    BITS,
+                    BFLOAT,
+                    BIAS,
+                    STATISTICS,
+                    INTERPRET,
+                )
+                at = (row * G + g) * max_blocks + block
+                stored = (g < G)[None, :] & there[:, None]
+                tl.store(weights + at[None, :] * B + token[:, None], p, mask=stored)
+                tl.store(reference + at, m, mask=g < G)
+                if STATISTICS:
+                    store_four(statistics + ((row * G + g) * (max_blocks + 2) + block) * 4, found, g < G)
     where = tl.where(split == 0, splits, split - 1)
     store_state(part_m, part_l, part_o, row, where, splits + 1, g < G, m, l, o, G, GP, D, VC)
 
@@ -194,12 +213,15 @@ def launch(
     pool, shape = coded.pool, Shape.of(q, coded)
     bfloat16 = pool.key_step.dtype == torch.bfloat16
     blocks = coded.page_table.shape[1]
+    grouped = coded.key_bits < 8 or coded.value_group > 0
+    stages = shape.stages(-(-blocks // out.splits), coded)
     attend_kernel[(q.shape[0] * shape.kv_heads, out.splits + 1 + statistics)](
         bits(q),
         *signed_constant(scale),
         pool.key_codes.view(torch.int32),
         bits(pool.key_step),
         bits(pool.key_minimum),
+        pool.key_norm,
         pool.value_codes.view(torch.int32),
         bits(pool.value_step),
         bits(pool.value_minimum),
@@ -220,14 +242,15 @@ def launch(
         **shape.constants(),
         H=shape.kv_heads,
         PINNED=coded.first,
-        BITS=coded.value_bits,
-        GROUP=coded.value_group,
+        **format_constants(coded),
+        SEPARATE=grouped,
+        STAGES=stages,
         BFLOAT=bfloat16,
         BIAS=BIAS,
         STATISTICS=statistics,
         INTERPRET=triton.knobs.runtime.interpret,
         num_warps=shape.warps,
-        num_stages=shape.stages(-(-blocks // out.splits), coded.value_bits),
+        num_stages=1 if grouped else stages,
         maxnreg=REGISTERS if shape.warps == 1 else None,
         enable_fp_fusion=False,
     )

@@ -1,4 +1,4 @@
-"""One coded block of the pass: scores, weights, weighted values; the formulas stand in `certkv.fast.kernels.attend`."""
+"""One coded block of int8 keys and values per channel; the formulas stand in `certkv.fast.kernels.attend`."""
 # ruff: noqa: E741, RUF005, SIM108 (l is the softmax state's name; Triton adds tuples and branches on constants)
 # mypy: disable-error-code="assignment"
 
@@ -8,7 +8,6 @@ import triton
 import triton.language as tl
 
 from certkv.fast.kernels.operands import (
-    bfloat,
     channel_order,
     key_operand,
     key_order,
@@ -105,40 +104,76 @@ def key_scores(
 
 
 @triton.jit
-def grouped_values(x, steps, minima, at, mask, HALF: tl.constexpr, BFLOAT: tl.constexpr):
-    """Decode eight tensors of codes with a step and minimum per token and group; one rounding each."""
-    s0 = widen(tl.load(steps + at[0], mask=mask[0], other=0), BFLOAT)
-    s1 = widen(tl.load(steps + at[1], mask=mask[1], other=0), BFLOAT)
-    z0 = tl.fma(s0, HALF, widen(tl.load(minima + at[0], mask=mask[0], other=0), BFLOAT))
-    z1 = tl.fma(s1, HALF, widen(tl.load(minima + at[1], mask=mask[1], other=0), BFLOAT))
-    decoded = ()
-    for i in tl.static_range(8):
-        code = x[i].to(tl.float32)
-        if i % 2 == 0:
-            v = tl.fma(code, tl.broadcast_to(s0, code.shape), tl.broadcast_to(z0, code.shape))
+def load_channel_values(
+    codes,
+    place,
+    D: tl.constexpr,
+    VC: tl.constexpr,
+    B: tl.constexpr,
+    RP: tl.constexpr,
+    BITS: tl.constexpr,
+):
+    """Words of two tokens and four channels each, in the order of `value_operand`, per tile of channels."""
+    R: tl.constexpr = (B + 1) // 2
+    FULL: tl.constexpr = 2 * RP == B
+    ROWS: tl.constexpr = R if BITS == 4 else B
+    rhi = tl.arange(0, RP // 4)[:, None, None, None]
+    gg = tl.arange(0, 8)[None, :, None, None]
+    rlo = tl.arange(0, 4)[None, None, :, None]
+    wlo = tl.arange(0, VC // 32)[None, None, None, :]
+    r = rhi * 4 + rlo
+    words = codes + place * (ROWS * D // 4) + r * (D // 4) + gg * (VC // 32) + wlo
+    loaded = ()
+    for v in tl.static_range((D + VC - 1) // VC):
+        inside = (gg * (VC // 32) + wlo + VC // 4 * v < D // 4) & (r < R)
+        if FULL and VC * (v + 1) <= D:
+            first = tl.load(words + VC // 4 * v)
         else:
-            v = tl.fma(code, tl.broadcast_to(s1, code.shape), tl.broadcast_to(z1, code.shape))
-        decoded = decoded + (v,)
-    return decoded
+            first = tl.load(words + VC // 4 * v, mask=inside, other=0)
+        second = first
+        if BITS == 8:
+            if FULL and VC * (v + 1) <= D:
+                second = tl.load(words + VC // 4 * v + R * (D // 4))
+            else:
+                second = tl.load(words + VC // 4 * v + R * (D // 4), mask=inside & (r + R < B), other=0)
+        loaded = loaded + ((first, second),)
+    return loaded
 
 
 @triton.jit
-def split_part(x, BFLOAT: tl.constexpr, INTERPRET: tl.constexpr):
-    """Take an operand of 16 bits off eight binary32 tensors; return it and what is left, both eight tensors."""
-    taken = ()
-    left = ()
-    for i in tl.static_range(8):
-        if BFLOAT:
-            part = bfloat(x[i])
-            rest = x[i] - part
-            if not INTERPRET:
-                part = part.to(tl.bfloat16)
-        else:
-            part = x[i].to(tl.float16)
-            rest = x[i] - part.to(tl.float32)
-        taken = taken + (part,)
-        left = left + (rest,)
-    return taken, left
+def channel_tiles(
+    loaded,
+    steps,
+    minima,
+    place,
+    p,
+    total,
+    GP: tl.constexpr,
+    D: tl.constexpr,
+    VC: tl.constexpr,
+    BP: tl.constexpr,
+    BITS: tl.constexpr,
+    BFLOAT: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):
+    """Weighted values of a block, tensors [VC, GP] in `channel_order`."""
+    HALF: tl.constexpr = 8.0 if BITS == 4 else 128.0
+    tiles = ()
+    for v in tl.static_range((D + VC - 1) // VC):
+        codes = value_codes(loaded[v][0], loaded[v][1], BITS, INTERPRET)
+        both = tl.reshape(tl.broadcast_to(p[:, :, None], [BP, GP, 2]), [BP, 2 * GP])
+        acc2 = tl.dot(value_operand(codes, BP // 2, VC), token_order(both, BP // 2, 2 * GP))
+        acc, _ = tl.split(tl.reshape(acc2, [VC, GP, 2]))
+        cd = tl.arange(0, VC) + VC * v
+        s = widen(tl.load(steps + place * D + cd, mask=cd < D, other=0), BFLOAT)
+        minimum = widen(tl.load(minima + place * D + cd, mask=cd < D, other=0), BFLOAT)
+        z = tl.fma(s, HALF, minimum)
+        s, z = channel_order(s, VC), channel_order(z, VC)
+        tile = tl.fma(
+            tl.broadcast_to(z[:, None], [VC, GP]), tl.broadcast_to(total[None, :], [VC, GP]), acc * s[:, None]
+        )
+        tiles = tiles + (tile,)
+    return tiles
 
 
 @triton.jit
@@ -162,7 +197,6 @@ def coded_block(
     B: tl.constexpr,
     RP: tl.constexpr,
     BITS: tl.constexpr,
-    GROUP: tl.constexpr,
     BFLOAT: tl.constexpr,
     BIAS: tl.constexpr,
     STATISTICS: tl.constexpr,
@@ -176,34 +210,11 @@ def coded_block(
     R: tl.constexpr = (B + 1) // 2
     BP: tl.constexpr = 2 * RP
     FULL: tl.constexpr = BP == B
-    ROWS: tl.constexpr = R if BITS == 4 else B
-    HALF: tl.constexpr = 8.0 if BITS == 4 else 128.0
-    NV: tl.constexpr = (D + VC - 1) // VC
-    NG: tl.constexpr = (D + GROUP - 1) // GROUP if GROUP > 0 else 1
     i = tl.arange(0, BP)
     token = (i // RP) * R + i % RP
     there = (i % RP < R) & (token < B)
     words = key_codes + place * (B * D // 4) + token[:, None] * (D // 4) + tl.arange(0, 16)[None, :]
-    rhi = tl.arange(0, RP // 4)[:, None, None, None]
-    gg = tl.arange(0, 8)[None, :, None, None]
-    rlo = tl.arange(0, 4)[None, None, :, None]
-    wlo = tl.arange(0, VC // 32)[None, None, None, :]
-    r = rhi * 4 + rlo
-    value_words = value_codes_ + place * (ROWS * D // 4) + r * (D // 4) + gg * (VC // 32) + wlo
-    loaded = ()
-    for v in tl.static_range(NV):
-        inside = (gg * (VC // 32) + wlo + VC // 4 * v < D // 4) & (r < R)
-        if FULL and VC * (v + 1) <= D:
-            first = tl.load(value_words + VC // 4 * v)
-        else:
-            first = tl.load(value_words + VC // 4 * v, mask=inside, other=0)
-        second = first
-        if BITS == 8:
-            if FULL and VC * (v + 1) <= D:
-                second = tl.load(value_words + VC // 4 * v + R * (D // 4))
-            else:
-                second = tl.load(value_words + VC // 4 * v + R * (D // 4), mask=inside & (r + R < B), other=0)
-        loaded = loaded + ((first, second),)
+    loaded = load_channel_values(value_codes_, place, D, VC, B, RP, BITS)
     x, norm = key_scores(
         words,
         key_step + place * D,
@@ -226,50 +237,8 @@ def coded_block(
         wide = p.to(tl.float32)
         squares = tl.sum(wide * wide, 0)
         peak = tl.max(wide, 0)
+    tiles = channel_tiles(loaded, value_step, value_minimum, place, p, total, GP, D, VC, BP, BITS, BFLOAT, INTERPRET)
     joined = ()
-    for v in tl.static_range(NV):
-        codes = value_codes(loaded[v][0], loaded[v][1], BITS, INTERPRET)
-        if GROUP == 0:
-            both = tl.reshape(tl.broadcast_to(p[:, :, None], [BP, GP, 2]), [BP, 2 * GP])
-            acc2 = tl.dot(value_operand(codes, RP, VC), token_order(both, RP, 2 * GP))
-            acc, _ = tl.split(tl.reshape(acc2, [VC, GP, 2]))
-            cd = tl.arange(0, VC) + VC * v
-            s = widen(tl.load(value_step + place * D + cd, mask=cd < D, other=0), BFLOAT)
-            minimum = widen(tl.load(value_minimum + place * D + cd, mask=cd < D, other=0), BFLOAT)
-            z = tl.fma(s, HALF, minimum)
-            s, z = channel_order(s, VC), channel_order(z, VC)
-            tile = tl.fma(
-                tl.broadcast_to(z[:, None], [VC, GP]), tl.broadcast_to(total[None, :], [VC, GP]), acc * s[:, None]
-            )
-        else:
-            group = (gg * (VC // 8) + VC * v) // GROUP
-            at = place * (B * NG) + r * NG + group
-            inside = (group < NG) & (r < R)
-            low_high = (at, at + R * NG)
-            decoded = grouped_values(
-                codes, value_step, value_minimum, low_high, (inside, inside & (r + R < B)), HALF, BFLOAT
-            )
-            if BFLOAT:
-                weights = token_order(pair(p.to(tl.float32), True, INTERPRET), RP, 2 * GP)
-                first, rest = split_part(decoded, True, INTERPRET)
-                second, rest = split_part(rest, True, INTERPRET)
-                third, rest = split_part(rest, True, INTERPRET)
-                acc2 = tl.dot(value_operand(third, RP, VC), weights, input_precision="ieee")
-                acc2 = tl.dot(value_operand(second, RP, VC), weights, acc2, input_precision="ieee")
-                acc2 = tl.dot(value_operand(first, RP, VC), weights, acc2, input_precision="ieee")
-                tile = tl.sum(tl.reshape(acc2, [VC, GP, 2]), 2)
-            else:
-                # a decoded value may be a little above 65504, a quarter of it is not
-                quarter = ()
-                for j in tl.static_range(8):
-                    quarter = quarter + (decoded[j] * 0.25,)
-                first, rest = split_part(quarter, False, INTERPRET)
-                second, rest = split_part(rest, False, INTERPRET)
-                both = tl.reshape(tl.broadcast_to(p[:, :, None], [BP, GP, 2]), [BP, 2 * GP])
-                weights = token_order(both, RP, 2 * GP)
-                acc2 = tl.dot(value_operand(second, RP, VC), weights)
-                acc2 = tl.dot(value_operand(first, RP, VC), weights, acc2)
-                acc, _ = tl.split(tl.reshape(acc2, [VC, GP, 2]))
-                tile = acc * 4.0
-        joined = joined + (tl.fma(o[v], tl.broadcast_to(alpha[None, :], [VC, GP]), tile),)
+    for v in tl.static_range((D + VC - 1) // VC):
+        joined = joined + (tl.fma(o[v], tl.broadcast_to(alpha[None, :], [VC, GP]), tiles[v]),)
     return p, top, tl.fma(l, alpha, total), joined, (total, squares, peak, norm)
