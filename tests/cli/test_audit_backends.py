@@ -232,6 +232,11 @@ def test_settings_without_kernels_are_refused(
     run("audit", capture, "--backend", "torch", *options).refused(*parts)
 
 
+def test_kernels_without_planes_are_told(capture: Path, run: Run) -> None:
+    options = ("--keys", "int8+4", "--planes", "device")
+    run("audit", capture, "--backend", "triton", *options).refused("--keys int8+4: kernels do not", "--backend torch")
+
+
 def test_queries_of_another_type_are_refused(run: Run, tmp_path: Path) -> None:
     tensors = synthetic()
     tensors["q"] = tensors["q"].astype(np.float32)

@@ -101,11 +101,16 @@ class FastBackend:
                 f"--residual {asked.residual}: backend {self.name} codes every block as soon as it is full; leave "
                 "--residual out, or use --backend reference"
             )
+        planar = {*PLANAR_KEY_FORMATS, *PLANAR_VALUE_FORMATS}
         for option, name, known in (("--keys", asked.keys, KEYS), ("--values", asked.values, VALUES)):
             if name is not None and name not in known:
                 raise SettingError(
                     f"{option}: backend {self.name} has no format {name!r}; choose one of {', '.join(known)}, or "
                     "--backend reference"
+                )
+            if name in planar and self.name == "triton":
+                raise SettingError(
+                    f"{option} {name}: kernels do not read refinement planes yet; use --backend torch or reference"
                 )
         for layer in capture.layers:
             if layer.q.dtype != layer.k.dtype:
