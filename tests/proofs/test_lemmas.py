@@ -25,6 +25,7 @@ MODULES = (
     "greedy",
     "hull",
     "kernel_arithmetic",
+    "kernel_arithmetic_folded",
     "kernel_arithmetic_sums",
     "key_tv",
     "log_codes",
