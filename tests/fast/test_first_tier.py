@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 
-from certkv.fast import Budget, Plan, attend, first_tier
+from certkv.fast import Budget, attend, first_tier
 from certkv.fast import plan as planned
 from certkv.fast.arithmetic import H200, INTERPRETED, TWIN, Arithmetic
 from certkv.fast.charges import Charges, ScoreCharge
@@ -249,25 +247,6 @@ def test_norms_that_mean_nothing_leave_heads_open(how: How, bad: float) -> None:
     found, opened, _ = again(s, how, ws, "absolute", 1e30)
     assert torch.isinf(found.bound).all()
     assert (opened.action == REFINE).all()
-
-
-def test_steps_that_compare_checksums_always_run_the_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is compared is what the step's levels say was read; a ladder that is left out leaves those of another."""
-    s = scene(**SCENES["gqa"])  # type: ignore[arg-type]
-    entered = []
-
-    def when(flag: torch.Tensor) -> AbstractContextManager[None]:
-        entered.append(flag)
-        return nullcontext()
-
-    monkeypatch.setattr(sys.modules[Plan.__module__], "when", when)
-    compared, plain = (
-        planned(s.cache, q_heads=4, policy=Budget(0.1), verify="step"),
-        planned(s.cache, q_heads=4, policy=Budget(0.1), verify="off"),
-    )
-    for p, times in ((compared, 0), (plain, 1)):
-        p.run(s.q, out=p.step())
-        assert len(entered) == times
 
 
 def test_memory_that_parts_share_is_counted_once() -> None:

@@ -19,7 +19,10 @@ from certkv.fast.totals import Totals
 
 
 class Parts(NamedTuple):
-    """What a plan holds for its runs, beside the workspace; everything is allocated once."""
+    """What a plan holds for its runs, beside the workspace; everything is allocated once.
+
+    ``met`` (int64 [1]) counts programs of the ladder that have met.
+    """
 
     errors: ScoreErrors
     terms: Terms
@@ -33,6 +36,7 @@ class Parts(NamedTuple):
     missing: torch.Tensor
     dense: torch.Tensor
     opened: Opened
+    met: torch.Tensor
     selection: Selection
     finer: FinerErrors
     foreseen: Foreseen
@@ -68,6 +72,7 @@ class Parts(NamedTuple):
             missing=torch.zeros(batch, dtype=torch.uint8, device=device),
             dense=torch.zeros(batch, dtype=torch.uint8, device=device),
             opened=Opened.empty(choice.action),
+            met=torch.zeros(1, dtype=torch.int64, device=device),
             selection=Selection.empty(batch, q_heads, max_blocks if selects else 0, device),
             finer=FinerErrors.empty(cache.planes.counts[0], batch, q_heads, max_blocks, device),
             foreseen=Foreseen.empty(cache.planes.counts, batch, q_heads, max_blocks, device),

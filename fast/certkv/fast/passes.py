@@ -23,10 +23,14 @@ from certkv.fast import (
 )
 from certkv.fast import score_error as errors
 from certkv.fast.finish import finish_levels_twin
+from certkv.fast.ladder import Ladder
 
 
 class Passes(NamedTuple):
-    """Functions of one implementation; see the modules of the same names."""
+    """Functions of one implementation; see the modules of the same names.
+
+    ``ladder`` is all from ``begin`` to ``finish`` in one, under `Budget`; None where there is no such thing.
+    """
 
     begin: Callable[..., None]
     score_error: Callable[..., None]
@@ -44,6 +48,7 @@ class Passes(NamedTuple):
     finish: Callable[..., None]
     finer_score_error: Callable[..., None]
     finish_levels: Callable[..., None]
+    ladder: Callable[[Ladder], None] | None
 
 
 def twins() -> Passes:
@@ -65,6 +70,7 @@ def twins() -> Passes:
         finish=finish.finish_twin,
         finer_score_error=finer_errors.finer_score_error,
         finish_levels=finish_levels_twin,
+        ladder=None,
     )
 
 
@@ -78,6 +84,7 @@ def kernels() -> Passes:
         exact_terms,
         finish,
         first_tier,
+        ladder,
         merge,
         refine,
         scratch,
@@ -102,6 +109,7 @@ def kernels() -> Passes:
         finish=finish.launch,
         finer_score_error=finer_errors.finer_score_error,
         finish_levels=finish_levels_twin,
+        ladder=ladder.launch,
     )
 
 

@@ -3,12 +3,11 @@
 attend -> merge -> ( certify -> choose -> refine )* -> exact head -> finish
 
 `Budget` goes round as often as it has rounds; `Naive` certifies once. Whatever a part has nothing to do for, it leaves
-alone: the parts are predicated by flags on the device, so that one captured graph serves every step of a shape.
+alone: the parts are predicated by flags on the device, so that one captured graph serves every step of a shape. Under
+`Budget` kernels do everything behind the first tier in one launch (`certkv.fast.kernels.ladder`).
 """
 
 from __future__ import annotations
-
-from contextlib import nullcontext
 
 import torch
 
@@ -19,12 +18,12 @@ from certkv.fast.certify import CHUNK, Finer, Pass
 from certkv.fast.checks import Reasons, check_tensor, type_name, whole_number
 from certkv.fast.choose import DEVICE_COST, EXACT_HEAD, Prices
 from certkv.fast.coded import Coded
-from certkv.fast.conditional import prepare, when
 from certkv.fast.errors import DTypeError, InputError, PlanError, SettingError
 from certkv.fast.finish import Flags
 from certkv.fast.formats.planar import Planar, base_of
 from certkv.fast.formats.registry import key_format, value_format
 from certkv.fast.handles import Handled
+from certkv.fast.ladder import Ladder
 from certkv.fast.memory import MemoryTable, Row, measured_peak
 from certkv.fast.outward_fp32 import above, check_roundings
 from certkv.fast.parts import Parts
@@ -108,7 +107,6 @@ class Plan(Handled):
         self.prices = Prices(of_planes[0], of_planes[1], self.parts.foreseen)
         self.index = torch.zeros((), dtype=torch.int64, device=device)
         self._staging: torch.Tensor | None = dense.staging(cache) if isinstance(policy, PaperPolicy) else None
-        prepare(device)
         self.take_handle()
 
     @property
@@ -201,13 +199,39 @@ class Plan(Handled):
                 out.moved_bytes,
                 out.result,
             )
-            # what is compared after a step is what its levels say was read: they must be this step's
-            with when(parts.opened.some) if self.verifier is None else nullcontext():
+            if use.ladder is None or cache.planes.some:
                 self._ladder(q, flags, unit, tolerance, out)
+            else:
+                use.ladder(self._whole(q, flags, unit, tolerance, out))
         if self.verifier is not None:
             self.verifier.after(cache, self.coded, ws, parts.choice, not isinstance(policy, Naive), out.result)
         out.ran(self, q)
         return out
+
+    def _whole(self, q: torch.Tensor, flags: Flags, unit: Unit, tolerance: float, out: Step) -> Ladder:
+        """Return what `_ladder` works on under `Budget`, for a kernel that does all of it."""
+        cache = self.cache
+        return Ladder(
+            q,
+            self.coded,
+            cache.resident,
+            cache.originals,
+            cache.scratch,
+            self.scale,
+            self.rounding,
+            unit,
+            tolerance,
+            self.rounds,
+            self.ws,
+            self.parts,
+            self._state(),
+            self._check(),
+            flags,
+            out.moved_bytes,
+            # what is compared after a step is what its levels say was read: they must be this step's
+            self.verifier is not None,
+            out.result,
+        )
 
     def _ladder(self, q: torch.Tensor, flags: Flags, unit: Unit, tolerance: float, out: Step) -> None:
         """Certify token by token, promote, and finish; heads that the first tier accepted stay as they are."""
