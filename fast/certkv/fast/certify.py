@@ -243,7 +243,7 @@ def certify(
     ]
     rounded = [torch.where(sizes <= LARGEST_SIZE, inflate(x), torch.inf) for x in rounded]
     by_level = [Errors(*(not_negative(grouped(x, kv_heads)) for x in (errors.delta, errors.omega)))]
-    for delta, omega in zip(*finer.errors, strict=True) if finer else ():
+    for delta, omega in zip(*finer.errors[:2], strict=True) if finer else ():
         by_level.append(Errors(*(not_negative(grouped(x, kv_heads)) for x in (delta, omega))))
     by_level.append(Errors(*(torch.zeros_like(x) for x in by_level[0])))
 

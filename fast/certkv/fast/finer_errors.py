@@ -3,7 +3,7 @@
     Delta_l = |scale| min( z_l sum_c |q_c| s_c,  y_l ||s o q|| )     Omega_l = |scale| x_l ||s o q||
 
 in binary32, as `certkv.fast.score_error` has it: all levels of a block share its steps. This is the torch twin of
-``kernels.finer_errors``.
+``kernels.score_error``, which takes the notes of a level as well.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ from certkv.fast.outward_fp32 import LOST, above, inflate, known, root_of_square
 
 
 class FinerErrors(NamedTuple):
-    """Upper bounds, float32 [levels above the base, batch, Hq, max_blocks]; ``+inf`` beyond the coded blocks."""
+    """Upper bounds, float32 [levels above the base, batch, Hq, max_blocks]; ``+inf`` beyond the coded blocks.
+
+    ``spare`` is where kernels write sizes, which are those of the base.
+    """
 
     delta: torch.Tensor
     omega: torch.Tensor
+    spare: torch.Tensor
 
     @classmethod
     def empty(cls, levels: int, batch: int, heads: int, max_blocks: int, device: torch.device | str) -> FinerErrors:
         """Allocate; everything is NaN."""
         shape = (levels, batch, heads, max_blocks)
-        return cls(*(torch.full(shape, torch.nan, device=device) for _ in range(2)))
+        return cls(*(torch.full(shape, torch.nan, device=device) for _ in range(3)))
 
 
 def finer_score_error(q: torch.Tensor, coded: Coded, scale: float, out: FinerErrors) -> None:
@@ -56,7 +60,7 @@ def finer_score_error(q: torch.Tensor, coded: Coded, scale: float, out: FinerErr
             torch.minimum(known(magnitude * (l1 * largest)), known(magnitude * (l2 * norm))),
             known(magnitude * (l2 * operator)),
         )
-        for target, x in zip(out, found, strict=True):
+        for target, x in zip(out[:2], found, strict=True):
             # exactly 0 stays 0: such keys have no error
             bound = torch.where(x == 0.0, torch.where(some, LOST, 0.0), inflate(x))
             grouped(target[level], kv_heads).copy_(torch.where(coded.valid(), bound, torch.inf))

@@ -86,6 +86,7 @@ def kernels() -> Passes:
         first_tier,
         ladder,
         merge,
+        planes,
         refine,
         scratch,
     )
@@ -107,8 +108,8 @@ def kernels() -> Passes:
         exact_head=exact_head.launch,
         exact_terms=exact_terms.launch,
         finish=finish.launch,
-        finer_score_error=finer_errors.finer_score_error,
-        finish_levels=finish_levels_twin,
+        finer_score_error=errors.finer_score_error,
+        finish_levels=planes.finish_levels,
         ladder=ladder.launch,
     )
 

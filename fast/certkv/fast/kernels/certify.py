@@ -15,7 +15,21 @@ import torch
 import triton
 import triton.language as tl
 
-from certkv.fast.certify import CHUNK, DECODING, TURNING, Pass, Terms, code_ratios, group_factor
+from certkv.fast.certify import (
+    CHUNK,
+    DECODED,
+    DECODING,
+    FINER_ROUNDING,
+    FINER_SIZE,
+    LARGEST_RESIDUAL,
+    RESIDUAL_OPERATOR,
+    TURNING,
+    Finer,
+    Pass,
+    Terms,
+    code_ratios,
+    group_factor,
+)
 from certkv.fast.charges import LARGEST_SIZE, Charges
 from certkv.fast.coded import Coded
 from certkv.fast.kernels.outward_fp32 import (
@@ -30,12 +44,20 @@ from certkv.fast.kernels.outward_fp32 import (
 from certkv.fast.kernels.rotation import rotate
 from certkv.fast.kernels.spectral import key_term, mass_lb, share_factor, sums, value_term, weight_lb
 from certkv.fast.kernels.work import Work, place_of
+from certkv.fast.levels import MOST_PLANES, SHIFT
 from certkv.fast.outward_fp32 import above
+from certkv.fast.pool import FINER_VALUE_NOTES
 from certkv.fast.score_error import ScoreErrors
 
 LARGEST = tl.constexpr(LARGEST_SIZE)
 ROUNDED = tl.constexpr(DECODING)
 ROTATED = tl.constexpr(TURNING)
+FINER_SCORE = tl.constexpr(FINER_ROUNDING)
+FINER_UP = tl.constexpr((1.0 + FINER_SIZE) * (1.0 + 2.0**-20))
+NOTES = tl.constexpr(len(FINER_VALUE_NOTES))
+AT_LARGEST, AT_DECODED, AT_OPERATOR = (tl.constexpr(x) for x in (LARGEST_RESIDUAL, DECODED, RESIDUAL_OPERATOR))
+KEY_SHIFT, VALUE_SHIFT = (tl.constexpr(x) for x in SHIFT)
+PLANES = tl.constexpr(MOST_PLANES)
 
 
 @triton.jit
@@ -88,6 +110,13 @@ def certify_kernel(
     value_out,
     weight_out,
     partial,
+    finer_delta,
+    finer_omega,
+    finer_value_notes,
+    finer_residual_codes,
+    finer_key_out,
+    finer_weight_out,
+    finer_value_out,
     root_block,
     size_factor,
     max_blocks,
@@ -106,6 +135,8 @@ def certify_kernel(
     N: tl.constexpr,
     BFLOAT: tl.constexpr,
     GP: tl.constexpr,
+    KEY_LEVELS: tl.constexpr,
+    VALUE_LEVELS: tl.constexpr,
     charges,
     program=None,
 ):
@@ -139,8 +170,15 @@ def certify_kernel(
         eta = tl.load(ratios + tl.load(residual_codes + here, mask=tokens, other=0).to(tl.int32))
         n = tl.load(ratios + tl.load(anchored_codes + here, mask=tokens, other=0).to(tl.int32))
         mu = tl.load(anchor + kv * D + channel, mask=live, other=0.0)[None, :]
+        widest_decoded = decoded
+        if VALUE_LEVELS > 0:
+            finer_notes = finer_value_notes + place * NOTES
+            finer_residual = not_negative(load16(finer_notes + AT_LARGEST, valid, True))
+            finer_operator = not_negative(load16(finer_notes + AT_OPERATOR, valid, True))
+            widest_decoded = tl.maximum(decoded, not_negative(load16(finer_notes + AT_DECODED, valid, True)))
+            finer_eta = tl.load(ratios + tl.load(finer_residual_codes + here, mask=tokens, other=0).to(tl.int32))
         if GROUP > 0:
-            coded_size = inflate(decoded * size_factor)
+            coded_size = inflate(widest_decoded * size_factor)
         else:
             at = place[:, None] * D + channel[None, :]
             widest = tl.abs(load16(value_minimum + at, channels, BFLOAT))
@@ -193,6 +231,24 @@ def certify_kernel(
                 eps = tl.where(sizes <= LARGEST, inflate(eps), INFINITY)
                 pure_delta = tl.where(coded_keys, not_negative(tl.load(delta + to, mask=valid, other=0.0)), 0.0)
                 pure_omega = tl.where(coded_keys, not_negative(tl.load(omega + to, mask=valid, other=0.0)), 0.0)
+                if KEY_LEVELS > 0:
+                    of_planes = (original_relative + FINER_SCORE) * FINER_UP * sizes + original_constant
+                    of_planes = tl.where(sizes <= LARGEST, inflate(of_planes), INFINITY)
+                    near_delta = not_negative(tl.load(finer_delta + to, mask=valid, other=0.0))
+                    near_omega = not_negative(tl.load(finer_omega + to, mask=valid, other=0.0))
+                    refined_keys = coded_keys & (((level >> KEY_SHIFT) & PLANES) != 0)
+                    eps = tl.where(refined_keys, of_planes, eps)
+                    pure_delta = tl.where(refined_keys, near_delta, pure_delta)
+                    pure_omega = tl.where(refined_keys, near_omega, pure_omega)
+                    foreseen = key_term(
+                        a1, a2, a_top, a_rest, b1, b2, b_top, b_rest, e1, e2, e_top, e_rest, d1, d2, d_top, d_rest,
+                        anchored, anchored_operator, gamma, a_h, distance, radius, near_delta, near_omega,
+                    )  # fmt: skip
+                    near_delta = inflate(near_delta + of_planes)
+                    near_omega = inflate(near_omega + root_block * of_planes)
+                    foreseen_weight = weight_lb(a1, a2, a_top, a_rest, least, near_delta, near_omega)
+                    tl.store(finer_key_out + to, tl.where(valid, foreseen, 0.0), mask=inside)
+                    tl.store(finer_weight_out + to, tl.where(valid, foreseen_weight, 0.0), mask=inside)
                 all_delta, all_omega = inflate(pure_delta + eps), inflate(pure_omega + root_block * eps)
 
                 key = key_term(
@@ -204,6 +260,11 @@ def certify_kernel(
                     anchored, anchored_operator, gamma, a_h, distance, radius, pure_delta, pure_omega,
                 )  # fmt: skip
                 of_values = value_term(u1, u2, u_top, u_rest, residual, residual_operator)
+                if VALUE_LEVELS > 0:
+                    f1, f2, f_top, f_rest = sums(a * finer_eta, column, B)
+                    of_finer = value_term(f1, f2, f_top, f_rest, finer_residual, finer_operator)
+                    of_values = tl.where(((level >> VALUE_SHIFT) & PLANES) != 0, of_finer, of_values)
+                    tl.store(finer_value_out + to, tl.where(valid, of_finer, 0.0), mask=inside)
                 of_values = tl.where(coded_values, of_values, 0.0)
                 weight = weight_lb(a1, a2, a_top, a_rest, least, all_delta, all_omega)
                 used = tl.where(coded_values, coded_size, norm)
@@ -225,11 +286,24 @@ def certify_kernel(
                 tl.store(entry + 7, tl.max(tl.where(valid, radius, 0.0)))
 
 
-def work(seen: Pass, coded: Coded, errors: ScoreErrors, charges: Charges, out: Terms, active: torch.Tensor) -> Work:
-    """Return what to launch; arguments as those of the twin, contiguous."""
+def work(
+    seen: Pass,
+    coded: Coded,
+    errors: ScoreErrors,
+    charges: Charges,
+    out: Terms,
+    active: torch.Tensor,
+    finer: Finer | None = None,
+) -> Work:
+    """Return what to launch; arguments as those of the twin, contiguous. Formats have one plane at most."""
     pool, (batch, heads, head_dim) = coded.pool, seen.output.shape
     kv_heads, max_blocks = coded.anchor.shape[1], coded.page_table.shape[1]
     group = coded.value_group
+    levels = (0, 0) if finer is None else coded.finer
+    # numbers of all levels are within half a step of the codes, which are below 2^bits
+    largest = 2.0**coded.value_bits - (0.0 if coded.finer[1] else 1.0)
+    notes = pool.value_notes if finer is None else pool.finer_value_notes
+    codes = pool.residual_codes if finer is None else pool.finer_residual_codes
     return Work(
         certify_kernel,
         (triton.cdiv(max_blocks, CHUNK), kv_heads, batch),
@@ -248,8 +322,12 @@ def work(seen: Pass, coded: Coded, errors: ScoreErrors, charges: Charges, out: T
             *errors,
             active,
             *out,
+            *(errors[:2] if finer is None else finer.errors[:2]),
+            notes.view(torch.int16),
+            codes,
+            *(out[:3] if finer is None else finer.foreseen),
             above(math.sqrt(coded.block)),
-            group_factor(group) if group else 2.0**coded.value_bits - 1.0,
+            group_factor(group) if group else largest,
             max_blocks,
             out.partial.shape[2],
         ),
@@ -268,6 +346,8 @@ def work(seen: Pass, coded: Coded, errors: ScoreErrors, charges: Charges, out: T
             "N": CHUNK,
             "BFLOAT": pool.value_step.dtype == torch.bfloat16,
             "GP": triton.next_power_of_2(heads // kv_heads),
+            "KEY_LEVELS": levels[0],
+            "VALUE_LEVELS": levels[1],
         },
         {
             "charges": (
@@ -284,6 +364,14 @@ def work(seen: Pass, coded: Coded, errors: ScoreErrors, charges: Charges, out: T
     )
 
 
-def certify(seen: Pass, coded: Coded, errors: ScoreErrors, charges: Charges, out: Terms, active: torch.Tensor) -> None:
-    """Launch; arguments as those of the twin, contiguous."""
-    work(seen, coded, errors, charges, out, active).launch(4)
+def certify(
+    seen: Pass,
+    coded: Coded,
+    errors: ScoreErrors,
+    charges: Charges,
+    out: Terms,
+    active: torch.Tensor,
+    finer: Finer | None = None,
+) -> None:
+    """Launch; arguments as those of the twin, contiguous. Formats have one plane at most."""
+    work(seen, coded, errors, charges, out, active, finer).launch(4)

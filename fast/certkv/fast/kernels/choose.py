@@ -15,10 +15,11 @@ import triton.language as tl
 
 from certkv.fast.certify import Terms
 from certkv.fast.charges import Charges
-from certkv.fast.choose import ACCEPT, EXACT_HEAD, INFINITY_BITS, REFINE, Choice
+from certkv.fast.choose import ACCEPT, EXACT_HEAD, INFINITY_BITS, REFINE, Choice, Prices
 from certkv.fast.kernels.certify import distance_ub
 from certkv.fast.kernels.outward_fp32 import DOWN, FACTOR, INFINITY, LOST, LOWERED, TINY, known, lowered
 from certkv.fast.kernels.work import Work, place_of
+from certkv.fast.levels import MOST_PLANES, SHIFT
 from certkv.fast.outward_fp32 import LARGEST, LEAST_DENOMINATOR
 from certkv.fast.totals import UNITS, Totals, Unit
 
@@ -28,6 +29,8 @@ GIVEN_UP = tl.constexpr(EXACT_HEAD)
 TOP = tl.constexpr(INFINITY_BITS)
 LEAST = tl.constexpr(LEAST_DENOMINATOR)
 MOST = tl.constexpr(LARGEST)
+KEY_SHIFT, VALUE_SHIFT = (tl.constexpr(x) for x in SHIFT)
+PLANES = tl.constexpr(MOST_PLANES)
 
 
 @triton.jit
@@ -73,12 +76,54 @@ def head_totals(
 
 
 @triton.jit
+def at_price(near, whole, cost, price):
+    """Level of every item of one side at a price, and its gain: 1 its plane, 2 the original, whose cost is 1."""
+    first, second = near - price * cost, whole - price
+    some = first > 0.0
+    take = second > tl.where(some, first, 0.0)
+    return tl.where(take, 2, some.to(tl.int32)), tl.where(take, whole, tl.where(some, near, 0.0))
+
+
+@triton.jit
+def cheapest(near_k, whole_k, cost_k, near_v, whole_v, cost_v, need):
+    """Levels that gain at least ``need``, by gain per cost, and whether there are; twin: `choose.cheapest_until`."""
+    low = tl.zeros((1,), tl.int32)
+    high = low + TOP
+    zero = low.to(tl.float32, bitcast=True)
+    total = tl.sum(at_price(near_k, whole_k, cost_k, zero)[1] + at_price(near_v, whole_v, cost_v, zero)[1], 0)
+    enough = total >= need
+    for _ in range(31):
+        middle = low + (high - low) // 2
+        price = middle.to(tl.float32, bitcast=True)
+        total = tl.sum(at_price(near_k, whole_k, cost_k, price)[1] + at_price(near_v, whole_v, cost_v, price)[1], 0)
+        low, high = tl.where(total >= need, middle, low), tl.where(total >= need, high, middle)
+    price = low.to(tl.float32, bitcast=True)
+    dearer = tl.minimum(low + 1, TOP - 1).to(tl.float32, bitcast=True)
+    cheap_k, more_k = at_price(near_k, whole_k, cost_k, price)
+    cheap_v, more_v = at_price(near_v, whole_v, cost_v, price)
+    dear_k, of_dear_k = at_price(near_k, whole_k, cost_k, dearer)
+    dear_v, of_dear_v = at_price(near_v, whole_v, cost_v, dearer)
+    # steps of one price, lowest index first, as many as are needed
+    more_k = tl.where(cheap_k != dear_k, more_k - of_dear_k, 0.0)
+    more_v = tl.where(cheap_v != dear_v, more_v - of_dear_v, 0.0)
+    left = need - tl.sum(of_dear_k + of_dear_v, 0)
+    before_k = tl.cumsum(more_k, 0) - more_k
+    before_v = tl.cumsum(more_v, 0) - more_v + tl.sum(more_k, 0)
+    level_k = tl.where((cheap_k != dear_k) & (before_k < left), cheap_k, dear_k)
+    level_v = tl.where((cheap_v != dear_v) & (before_v < left), cheap_v, dear_v)
+    return level_k, level_v, enough
+
+
+@triton.jit
 def choose_kernel(
     partial,
     mass,
     pure_key,
     value,
     weight,
+    finer_key,
+    finer_weight,
+    finer_value,
     levels,
     output,
     bound_out,
@@ -93,11 +138,15 @@ def choose_kernel(
     most,
     max_blocks,
     entries,
+    key_price,
+    value_price,
     UNIT: tl.constexpr,
     D: tl.constexpr,
     DP: tl.constexpr,
     E: tl.constexpr,
     N: tl.constexpr,
+    KEY_LEVELS: tl.constexpr,
+    VALUE_LEVELS: tl.constexpr,
     charges,
     rounds_left,
     program=None,
@@ -150,29 +199,55 @@ def choose_kernel(
             infinite_k, infinite_v = gain_k == INFINITY, gain_v == INFINITY
             finite_k, finite_v = tl.where(infinite_k, 0.0, gain_k), tl.where(infinite_v, 0.0, gain_v)
             unbounded = tl.sum(infinite_k.to(tl.int32), 0) + tl.sum(infinite_v.to(tl.int32), 0)
-            enough = (unbounded > 0) | (tl.sum(finite_k, 0) + tl.sum(finite_v, 0) >= need)
-            bits_k, bits_v = finite_k.to(tl.int32, bitcast=True), finite_v.to(tl.int32, bitcast=True)
-            low = tl.zeros((1,), tl.int32)
-            high = low + TOP
-            for _ in range(31):
-                middle = low + (high - low) // 2
-                total = tl.sum(tl.where(bits_k >= middle, finite_k, 0.0) + tl.where(bits_v >= middle, finite_v, 0.0), 0)
-                low, high = tl.where(total >= need, middle, low), tl.where(total >= need, high, middle)
-            larger_k, larger_v = bits_k > low, bits_v > low
-            equal_k, equal_v = bits_k == low, bits_v == low
-            left = need - tl.sum(tl.where(larger_k, finite_k, 0.0) + tl.where(larger_v, finite_v, 0.0), 0)
-            threshold = low.to(tl.float32, bitcast=True)
-            before_k = tl.cumsum(equal_k.to(tl.int32), 0) - 1
-            before_v = tl.cumsum(equal_v.to(tl.int32), 0) - 1 + tl.sum(equal_k.to(tl.int32), 0)
-            take_k = larger_k | (equal_k & (before_k.to(tl.float32) * threshold < left))
-            take_v = larger_v | (equal_v & (before_v.to(tl.float32) * threshold < left))
-            take_k = tl.where(unbounded > 0, infinite_k, take_k)
-            take_v = tl.where(unbounded > 0, infinite_v, take_v)
-            items = tl.sum(take_k.to(tl.int32), 0) + tl.sum(take_v.to(tl.int32), 0)
-            refined = enough & (items > 0) & (items <= most)
-            marks = take_k.to(tl.uint8) + take_v.to(tl.uint8) * 2
-            tl.store(chosen + to, tl.where(refined, marks, 0).to(tl.uint8), mask=inside)
-            tl.store(action + row, tl.where(refined, REFINED, GIVEN_UP).to(tl.uint8))
+            if KEY_LEVELS + VALUE_LEVELS > 0:
+                near_k, near_v = tl.zeros((N,), tl.float32), tl.zeros((N,), tl.float32)
+                if KEY_LEVELS > 0:
+                    back = tl.load(mass + to, mask=inside, other=0.0)
+                    back -= tl.load(finer_weight + to, mask=inside, other=0.0)
+                    back = tl.where(back == back, back, INFINITY)
+                    rest = known(tl.load(finer_key + to, mask=inside, other=0.0) + limit * tl.maximum(back, 0.0))
+                    wanted = ((level & 1) == 0) & (((level >> KEY_SHIFT) & PLANES) == 0) & (rest < INFINITY)
+                    near_k = tl.where(wanted & ~infinite_k, tl.maximum(gain_k - rest, 0.0), 0.0)
+                if VALUE_LEVELS > 0:
+                    rest = known(tl.load(finer_value + to, mask=inside, other=0.0))
+                    wanted = ((level & 2) == 0) & (((level >> VALUE_SHIFT) & PLANES) == 0) & (rest < INFINITY)
+                    near_v = tl.where(wanted & ~infinite_v, tl.maximum(gain_v - rest, 0.0), 0.0)
+                level_k, level_v, enough = cheapest(near_k, finite_k, key_price, near_v, finite_v, value_price, need)
+                enough |= unbounded > 0
+                level_k = tl.where(unbounded > 0, infinite_k.to(tl.int32) * 2, level_k)
+                level_v = tl.where(unbounded > 0, infinite_v.to(tl.int32) * 2, level_v)
+                items = tl.sum((level_k > 0).to(tl.int32) + (level_v > 0).to(tl.int32), 0)
+                refined = enough & (items > 0) & (items <= most)
+                marks = (level_k >> 1) | ((level_k & 1) << KEY_SHIFT)
+                marks |= (level_v & 2) | ((level_v & 1) << VALUE_SHIFT)
+                tl.store(chosen + to, tl.where(refined, marks, 0).to(tl.uint8), mask=inside)
+                tl.store(action + row, tl.where(refined, REFINED, GIVEN_UP).to(tl.uint8))
+            else:
+                enough = (unbounded > 0) | (tl.sum(finite_k, 0) + tl.sum(finite_v, 0) >= need)
+                bits_k, bits_v = finite_k.to(tl.int32, bitcast=True), finite_v.to(tl.int32, bitcast=True)
+                low = tl.zeros((1,), tl.int32)
+                high = low + TOP
+                for _ in range(31):
+                    middle = low + (high - low) // 2
+                    total = tl.sum(
+                        tl.where(bits_k >= middle, finite_k, 0.0) + tl.where(bits_v >= middle, finite_v, 0.0), 0
+                    )
+                    low, high = tl.where(total >= need, middle, low), tl.where(total >= need, high, middle)
+                larger_k, larger_v = bits_k > low, bits_v > low
+                equal_k, equal_v = bits_k == low, bits_v == low
+                left = need - tl.sum(tl.where(larger_k, finite_k, 0.0) + tl.where(larger_v, finite_v, 0.0), 0)
+                threshold = low.to(tl.float32, bitcast=True)
+                before_k = tl.cumsum(equal_k.to(tl.int32), 0) - 1
+                before_v = tl.cumsum(equal_v.to(tl.int32), 0) - 1 + tl.sum(equal_k.to(tl.int32), 0)
+                take_k = larger_k | (equal_k & (before_k.to(tl.float32) * threshold < left))
+                take_v = larger_v | (equal_v & (before_v.to(tl.float32) * threshold < left))
+                take_k = tl.where(unbounded > 0, infinite_k, take_k)
+                take_v = tl.where(unbounded > 0, infinite_v, take_v)
+                items = tl.sum(take_k.to(tl.int32), 0) + tl.sum(take_v.to(tl.int32), 0)
+                refined = enough & (items > 0) & (items <= most)
+                marks = take_k.to(tl.uint8) + take_v.to(tl.uint8) * 2
+                tl.store(chosen + to, tl.where(refined, marks, 0).to(tl.uint8), mask=inside)
+                tl.store(action + row, tl.where(refined, REFINED, GIVEN_UP).to(tl.uint8))
 
 
 @triton.jit
@@ -209,10 +284,12 @@ def work(
     most: int,
     found: Totals,
     out: Choice,
+    prices: Prices | None = None,
 ) -> Work:
-    """Return what to launch; arguments as those of the twin, contiguous."""
+    """Return what to launch; arguments as those of the twin, contiguous. Formats have one plane at most."""
     batch, heads, max_blocks = levels.shape
     head_dim, entries = output.shape[-1], terms.partial.shape[2]
+    sides: tuple[tuple[float, ...], ...] = ((), ()) if prices is None else (prices.keys, prices.values)
     return Work(
         choose_kernel,
         (batch * heads, 1, 1),
@@ -222,6 +299,7 @@ def work(
             terms.pure_key,
             terms.value,
             terms.weight_lb,
+            *(terms[:3] if prices is None else prices.foreseen),
             levels,
             output,
             *found,
@@ -231,6 +309,7 @@ def work(
             most,
             max_blocks,
             entries,
+            *(costs[0] if costs else 1.0 for costs in sides),
         ),
         {
             "UNIT": UNITS.index(unit),
@@ -238,6 +317,8 @@ def work(
             "DP": triton.next_power_of_2(head_dim),
             "E": triton.next_power_of_2(entries),
             "N": triton.next_power_of_2(max_blocks),
+            "KEY_LEVELS": len(sides[0]),
+            "VALUE_LEVELS": len(sides[1]),
         },
         {
             "charges": (
@@ -271,8 +352,9 @@ def choose(
     most: int,
     found: Totals,
     out: Choice,
+    prices: Prices | None = None,
 ) -> None:
-    """Launch; arguments as those of the twin, contiguous."""
+    """Launch; arguments as those of the twin, contiguous. Formats have one plane at most."""
     warps = warps_for(levels.shape[-1])
-    work(terms, levels, output, charges, unit, tolerance, rounds_left, most, found, out).launch(warps)
+    work(terms, levels, output, charges, unit, tolerance, rounds_left, most, found, out, prices).launch(warps)
     work_compact(out).launch(warps)

@@ -1,4 +1,4 @@
-"""Refinement planes by page: say that they are there, keep their checksums, and compare them within a step.
+"""Refinement planes by page: say that they are there, keep their checksums, compare and count what a step has read.
 
 One program per page and KV head; `certkv.fast.planes` and `certkv.fast.verify` have the twins. Planes in host memory
 are read through the pointer that pinned memory has.
@@ -10,13 +10,20 @@ import torch
 import triton
 import triton.language as tl
 
+from certkv.fast.certificate import Certificate, Status
 from certkv.fast.checksum import sizes, starts
+from certkv.fast.choose import EXACT_HEAD, Choice
 from certkv.fast.coded import Coded
 from certkv.fast.kernels.checksum import LANES, OWNER_WEIGHT, WARPS, patterns, records
 from certkv.fast.levels import SHIFT
 from certkv.fast.planes import Planes
 
-PLANES = tl.constexpr(SHIFT[0])
+BLOCKS = 1024
+"""Blocks that are looked at at once."""
+
+PLANES, VALUE_PLANES = (tl.constexpr(x) for x in SHIFT)
+OK = tl.constexpr(int(Status.OK))
+GIVEN_UP = tl.constexpr(EXACT_HEAD)
 
 
 @triton.jit
@@ -62,6 +69,60 @@ def verify_kernel(
                 total = records(fields, row, STARTS, SIZES, SHARES, N) + owner * OWNER_WEIGHT
                 if total != tl.load(sums + row):
                     tl.atomic_min(offender + sequence, (unit * H + head).to(tl.int32))
+
+
+@triton.jit
+def finish_levels_kernel(
+    levels, action, status, rung, finer, plane_bytes, host_bytes, key_bytes, value_bytes, max_blocks,
+    COUNT: tl.constexpr, HOST: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """Add what head ``program_id(0)`` of all sequences' heads has read of one plane of either side."""
+    row = tl.program_id(0).to(tl.int64)
+    total = tl.full((), 0, tl.int64)
+    if tl.load(status + row) == OK:
+        used_keys = tl.zeros((N,), tl.int32)
+        used_values = tl.zeros((N,), tl.int32)
+        read_keys = tl.zeros((N,), tl.int32)
+        read_values = tl.zeros((N,), tl.int32)
+        for start in range(0, max_blocks, N):
+            block = start + tl.arange(0, N)
+            byte = tl.load(levels + row * max_blocks + block, mask=block < max_blocks, other=0).to(tl.int32)
+            keys, values = (byte >> PLANES) & 1, (byte >> VALUE_PLANES) & 1
+            read_keys += keys
+            read_values += values
+            used_keys += tl.where((byte & 1) != 0, 0, keys)
+            used_values += tl.where((byte & 2) != 0, 0, values)
+        keys, values = tl.sum(read_keys, 0), tl.sum(read_values, 0)
+        total += keys.to(tl.int64) * key_bytes + values.to(tl.int64) * value_bytes
+        taken = tl.where(values > 0, 2, tl.where(keys > 0, 1, 0))
+        tl.store(rung + row, tl.maximum(tl.load(rung + row), taken))
+        exact = tl.load(action + row) == GIVEN_UP
+        tl.store(finer + row * (2 * COUNT), tl.where(exact, 0, tl.sum(used_keys, 0)))
+        tl.store(finer + row * (2 * COUNT) + COUNT, tl.where(exact, 0, tl.sum(used_values, 0)))
+    tl.store(plane_bytes + row, total)
+    if HOST:
+        tl.store(host_bytes + row, tl.load(host_bytes + row) + total)
+
+
+def finish_levels(levels: torch.Tensor, choice: Choice, held: Planes, certificate: Certificate) -> None:
+    """Launch; see `certkv.fast.finish.finish_levels_twin`. Formats have one plane at most."""
+    batch, heads, max_blocks = levels.shape
+    sizes = [side[0] if side else 0 for side in held.block_bytes]
+    finish_levels_kernel[(batch * heads,)](
+        levels,
+        choice.action,
+        certificate.status,
+        certificate.rung,
+        certificate.finer,
+        certificate.plane_bytes,
+        certificate.host_bytes,
+        *sizes,
+        max_blocks,
+        COUNT=certificate.finer.shape[-1],
+        HOST=held.place == "host",
+        N=min(BLOCKS, triton.next_power_of_2(max_blocks)),
+        num_warps=4,
+    )
 
 
 def mark(planes: Planes, pages: torch.Tensor) -> None:

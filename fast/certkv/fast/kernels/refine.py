@@ -9,6 +9,9 @@ are read from scratch where they are resident, else through the pointer they hav
 scratch and without, so that both give the same bits. Everything is binary32, without fusion and without tensor cores:
 there is little to compute and much to wait for.
 
+Where formats have a plane, a block may also go to it, or from it: the levels of a head's keys and values before and
+after are 0 for the base, 1 for the plane, 2 for the original (`certkv.fast.levels`).
+
 Keys in the rotated basis are scored with the rotated query, which a program writes for itself. Of values in that basis
 the corrections are summed apart, and turned back once.
 """
@@ -27,7 +30,18 @@ from certkv.fast.host import Originals
 from certkv.fast.kernels.outward_fp32 import known, load16
 from certkv.fast.kernels.rotation import rotate
 from certkv.fast.kernels.work import Work, place_of
-from certkv.fast.refine import KEPT, LARGEST, LARGEST_DELTA, SPLITS, Check, Corrections, State, bits_per_score
+from certkv.fast.levels import KEY_CHANGE, MOST_PLANES, SHIFT, VALUE_CHANGE
+from certkv.fast.refine import (
+    KEPT,
+    LARGEST,
+    LARGEST_DELTA,
+    SPLITS,
+    Check,
+    Corrections,
+    FinerRead,
+    State,
+    bits_per_score,
+)
 
 if TYPE_CHECKING:
     from certkv.fast.scratch import Scratch
@@ -41,6 +55,9 @@ FAR = tl.constexpr(LARGEST_DELTA)
 LEFT = tl.constexpr(KEPT)
 SIZE = tl.constexpr(LARGEST)
 LN2 = tl.constexpr(0.6931471805599453)
+KEY_SHIFT, VALUE_SHIFT = (tl.constexpr(x) for x in SHIFT)
+PLANES = tl.constexpr(MOST_PLANES)
+KEYS_MOVE, VALUES_MOVE = tl.constexpr(KEY_CHANGE), tl.constexpr(VALUE_CHANGE)
 
 
 @triton.jit
@@ -87,8 +104,35 @@ def coded_values(
 @triton.jit
 def needed(mine, level):
     """Whether original keys are read, and original values; twin: `certkv.fast.refine.needed`."""
-    values = (((mine & 2) != 0) & ((level & 2) == 0)) | (((mine & 1) != 0) & ((level & 2) != 0))
+    values = (((mine & 2) != 0) & ((level & 2) == 0)) | (((mine & KEYS_MOVE) != 0) & ((level & 2) != 0))
     return (mine & 5) != 0, values
+
+
+@triton.jit
+def level_of(byte, BIT: tl.constexpr, AT: tl.constexpr):
+    """Level that is used: 0 for the base, 1 for the plane, 2 for the original."""
+    return tl.where((byte & BIT) != 0, 2, (byte >> AT) & PLANES)
+
+
+@triton.jit
+def joined_levels(level, mine):
+    """Levels after a choice was read; twin: `certkv.fast.levels.raised`, for one plane."""
+    return level | (mine & (KEYS_MOVE | VALUES_MOVE))
+
+
+@triton.jit
+def refined_number(
+    codes, planes, steps, minima, at, at_mask, place, token, channel, mask, R: tl.constexpr, BITS: tl.constexpr,
+    PR: tl.constexpr, PLANE: tl.constexpr, D: tl.constexpr, BFLOAT: tl.constexpr,
+):  # fmt: skip
+    """Return ``minimum + step code_1`` of a refined format, [tokens, channels]; the product is exact, the sum rounds.
+
+    ``code_1 = code + plane 2^-b + (2^-b - 1) / 2``, an exact number of 13 bits at most.
+    """
+    code = stored_codes(codes, place, token, channel, mask, R, D, BITS)
+    code += stored_codes(planes, place, token, channel, mask, PR, D, PLANE) * (1.0 / (1 << PLANE))
+    code += (1.0 / (1 << PLANE) - 1.0) * 0.5
+    return load16(minima + at, at_mask, BFLOAT) + load16(steps + at, at_mask, BFLOAT) * code
 
 
 @triton.jit(do_not_specialize=["slots"])
@@ -129,6 +173,12 @@ def refine_kernel(
     change_o,
     change_turned,
     turned_query,
+    key_plane,
+    value_plane,
+    planes_present,
+    finer_delta,
+    key_plane_bytes,
+    value_plane_bytes,
     max_blocks,
     H: tl.constexpr,
     G: tl.constexpr,
@@ -149,6 +199,8 @@ def refine_kernel(
     C: tl.constexpr,
     S: tl.constexpr,
     BFLOAT: tl.constexpr,
+    KEY_PLANE: tl.constexpr,
+    VALUE_PLANE: tl.constexpr,
     program=None,
 ):
     """Correct what every S-th block of a KV head's list changes."""
@@ -167,6 +219,7 @@ def refine_kernel(
         m = tl.load(maxima + row, mask=heads, other=0.0)
         sum_l = tl.zeros((GP,), tl.float32)
         fetched = tl.full((), 0, tl.int32)
+        fetched_planes = tl.full((), 0, tl.int64)
         if TURNED_KEYS:
             # programs of a list write the same numbers; each reads what it wrote
             whole = tl.arange(0, DP)
@@ -183,7 +236,25 @@ def refine_kernel(
                 sum_turned = sum_turned + (tl.zeros((GP, C), tl.float32),)  # type: ignore[assignment]  # noqa: RUF005
         for item in range(split, count, S):
             block = tl.load(work + kv * max_blocks + item)
-            if tl.load(present + kv * max_blocks + block) == 0:
+            absent = tl.load(present + kv * max_blocks + block) == 0
+            if KEY_PLANE + VALUE_PLANE > 0:
+                # only what is read has to be there
+                asked = tl.load(chosen + row * max_blocks + block, mask=heads, other=0).to(tl.int32)
+                held = tl.load(levels + row * max_blocks + block, mask=heads, other=0).to(tl.int32)
+                of_keys, of_values = needed(asked, held)
+                later = joined_levels(held, asked)
+                moves = (asked & (KEYS_MOVE | VALUES_MOVE)) != 0
+                plane_keys = ((asked & KEYS_MOVE) != 0) & (level_of(later, 1, KEY_SHIFT) == 1)
+                plane_values = level_of(held, 2, VALUE_SHIFT) == 1
+                plane_values = moves & (plane_values | (level_of(later, 2, VALUE_SHIFT) == 1))
+                reads_keys = tl.max(of_keys.to(tl.int32), 0) != 0
+                reads_key_plane = tl.max(plane_keys.to(tl.int32), 0) != 0
+                reads_value_plane = tl.max(plane_values.to(tl.int32), 0) != 0
+                absent &= reads_keys | (tl.max(of_values.to(tl.int32), 0) != 0)
+                page = tl.load(page_table + sequence * max_blocks + block).to(tl.int64)
+                gone = tl.load(planes_present + page * H + head) == 0
+                absent |= gone & (reads_key_plane | reads_value_plane)
+            if absent:
                 tl.store(missing + sequence, 1)
             else:
                 at = row * max_blocks + block
@@ -191,6 +262,17 @@ def refine_kernel(
                 level = tl.load(levels + at, mask=heads, other=0).to(tl.int32)
                 new_keys, new_values = (mine & 1) != 0, ((mine & 2) != 0) & ((level & 2) == 0)
                 was = (level & 2) != 0
+                changed, then = (mine & 3) != 0, level | (mine & 3)
+                scores_any = tl.max(((mine & 5) != 0).to(tl.int32), 0) != 0
+                if KEY_PLANE + VALUE_PLANE > 0:
+                    changed, then = (mine & (KEYS_MOVE | VALUES_MOVE)) != 0, joined_levels(level, mine)
+                    was_k, now_k = level_of(level, 1, KEY_SHIFT), level_of(then, 1, KEY_SHIFT)
+                    was_v, now_v = level_of(level, 2, VALUE_SHIFT), level_of(then, 2, VALUE_SHIFT)
+                    new_keys = was_k != now_k
+                    to_plane = new_keys & (now_k == 1)
+                    scores_any = reads_keys | reads_key_plane
+                    fetched_planes += tl.where(reads_key_plane, key_plane_bytes, 0)
+                    fetched_planes += tl.where(reads_value_plane, value_plane_bytes, 0)
                 ref = tl.load(reference + at, mask=heads, other=0.0)
                 which = kv * max_blocks + block
                 key_slot = tl.load(table + which * 2, mask=slots > 0, other=-1).to(tl.int64)
@@ -204,26 +286,37 @@ def refine_kernel(
                 scored, read_values = needed(mine, level)
                 wanted = tl.max(read_values.to(tl.int32), 0) != 0
                 fetched += tl.where(wanted & (value_slot < 0), 1, 0)
-                if tl.max(scored.to(tl.int32), 0) != 0:
-                    fetched += tl.where(key_slot < 0, 1, 0)
+                if scores_any:
+                    if KEY_PLANE + VALUE_PLANE > 0:
+                        fetched += tl.where(reads_keys & (key_slot < 0), 1, 0)
+                    else:
+                        fetched += tl.where(key_slot < 0, 1, 0)
                     x = tl.zeros((GP, BP), tl.float32)
+                    near_x = tl.zeros((GP, BP), tl.float32)
                     coded_x = tl.zeros((GP, BP), tl.float32)
                     for first in range(0, D, C):
                         inside = first + channel < D
                         query = load16(
                             q + row[:, None] * D + first + channel[None, :], heads[:, None] & inside[None, :], BFLOAT
                         )
-                        key = load16(
-                            key_at + token[:, None] * D + first + channel[None, :],
-                            there[:, None] & inside[None, :],
-                            BFLOAT,
-                        )
                         mask = there[:, None] & inside[None, :]
+                        read = mask
+                        if KEY_PLANE + VALUE_PLANE > 0:
+                            read = mask & reads_keys
+                        key = load16(key_at + token[:, None] * D + first + channel[None, :], read, BFLOAT)
                         coded_key = coded_keys(
                             key_codes, key_step, key_minimum, place, token, first + channel, mask, KEY_ROWS, B, D,
                             KEY_BITS, KEY_GROUP, BFLOAT,
                         )  # fmt: skip
                         x += tl.sum(query[:, None, :] * key[None, :, :], 2)
+                        if KEY_PLANE > 0:
+                            of_channel = place * D + first + channel[None, :]
+                            near_key = refined_number(
+                                key_codes, key_plane, key_step, key_minimum, of_channel, inside[None, :], place, token,
+                                first + channel, mask & reads_key_plane, KEY_ROWS, KEY_BITS, (B * KEY_PLANE + 7) // 8,
+                                KEY_PLANE, D, BFLOAT,
+                            )  # fmt: skip
+                            near_x += tl.sum(query[:, None, :] * tl.where(mask, near_key, 0.0)[None, :, :], 2)
                         if TURNED_KEYS:
                             query = tl.load(
                                 turned_query + row[:, None] * D + first + channel[None, :],
@@ -235,10 +328,18 @@ def refine_kernel(
                         of_tokens = page * NORMS + (head if NORMS > 1 else 0)
                         norm = tl.load(key_norm + of_tokens * B + token, mask=there, other=0.0)
                         coded_x = coded_x * norm[None, :]
+                    error = tl.load(delta + at, mask=heads, other=0.0)
+                    reach = error
+                    if KEY_PLANE > 0:
+                        x = tl.where(to_plane[:, None], near_x, x)
+                        near = tl.load(finer_delta + at, mask=heads, other=0.0)
+                        near_now = tl.where(now_k == 1, near, 0.0)
+                        reach = tl.maximum(error, tl.where(was_k == 1, near, error)) + near_now
+                        error += tl.where(to_plane, near, 0.0)
+                        scored |= to_plane
                     after = tl.exp2(x * c - ref[:, None]).to(tl.float16)
                     p_new = tl.where(new_keys[:, None] & there[None, :], after, p)
-                    error = tl.load(delta + at, mask=heads, other=0.0)
-                    far = new_keys & ~(error <= FAR)
+                    far = new_keys & ~(reach <= FAR)
                     allowed = error + guard + relative * tl.load(size + at, mask=heads, other=0.0)
                     apart = tl.abs(x - coded_x) * to_nats
                     wrong = ~(apart <= allowed[:, None]) & scored[:, None] & there[None, :]
@@ -246,7 +347,7 @@ def refine_kernel(
                         tl.store(dense + sequence, 1)
                     # a sum that is no number sends its head to rung 3
                     sum_l += tl.where(far, float("nan"), 0.0)
-                factor = tl.where((mine & 3) != 0, tl.exp2(ref - m), 0.0)
+                factor = tl.where(changed, tl.exp2(ref - m), 0.0)
                 dp = p_new.to(tl.float32) - p.to(tl.float32)
                 fresh = tl.where(new_values[:, None], p_new.to(tl.float32), 0.0)
                 sum_l += factor * tl.sum(dp, 1)
@@ -260,7 +361,25 @@ def refine_kernel(
                     )
                     coded = tl.where(mask, coded, 0.0)
                     exact = load16(value_at + token[:, None] * D + here[None, :], mask & wanted, BFLOAT)
-                    if TURNED_VALUES:
+                    if VALUE_PLANE > 0:
+                        if GROUP > 0:
+                            of_number = (place * B + token)[:, None] * ((D + GROUP - 1) // GROUP)
+                            of_number += (here // GROUP)[None, :]
+                            of_mask = mask
+                        else:
+                            of_number, of_mask = place * D + here[None, :], (here < D)[None, :]
+                        near_value = refined_number(
+                            value_codes, value_plane, value_step, value_minimum, of_number, of_mask, place, token, here,
+                            mask & reads_value_plane, R, BITS, (B * VALUE_PLANE + 7) // 8, VALUE_PLANE, D, BFLOAT,
+                        )  # fmt: skip
+                        near_value = tl.where(mask, near_value, 0.0)[None, :, :]
+                        before = tl.where((was_v == 1)[:, None, None], near_value, coded[None, :, :])
+                        before = tl.where(was[:, None, None], exact[None, :, :], before)
+                        behind = tl.where((now_v == 1)[:, None, None], near_value, coded[None, :, :])
+                        behind = tl.where((now_v == 2)[:, None, None], exact[None, :, :], behind)
+                        change = tl.sum(dp[:, :, None] * before, 1)
+                        change += tl.sum(p_new.to(tl.float32)[:, :, None] * (behind - before), 1)
+                    elif TURNED_VALUES:
                         # dp V_before + P' (V_after - V_before), what is original and what is coded
                         of_exact = tl.where(was[:, None], dp, fresh)
                         of_coded = tl.where(was[:, None], 0.0, dp - fresh)
@@ -276,9 +395,10 @@ def refine_kernel(
                     joined = joined + (sum_o[part] + factor[:, None] * change,)  # type: ignore[assignment]  # noqa: RUF005
                 sum_o = joined
                 sum_turned = joined_turned
-                tl.store(weights + at[:, None] * B + token[None, :], p_new, mask=both & ((mine & 3) != 0)[:, None])
-                tl.store(levels + at, (level | (mine & 3)).to(tl.uint8), mask=heads & ((mine & 3) != 0))
-        tl.atomic_add(moved + sequence, fetched.to(tl.int64) * block_bytes, mask=fetched > 0, sem="relaxed")
+                tl.store(weights + at[:, None] * B + token[None, :], p_new, mask=both & changed[:, None])
+                tl.store(levels + at, then.to(tl.uint8), mask=heads & changed)
+        moved_here = fetched.to(tl.int64) * block_bytes + fetched_planes
+        tl.atomic_add(moved + sequence, moved_here, mask=moved_here > 0, sem="relaxed")
         to = row * S + split
         tl.store(change_l + to, sum_l, mask=heads)
         for part in tl.static_range((D + C - 1) // C):
@@ -383,10 +503,15 @@ def work_refine(
     moved: torch.Tensor,
     check: Check,
     sums: Corrections,
+    finer: FinerRead | None = None,
 ) -> Work:
-    """Return what to launch to read and to correct."""
+    """Return what to launch to read and to correct. Formats have one plane at most, and are refined ones."""
     pool, (batch, heads, head_dim) = coded.pool, q.shape
     kv_heads, group = coded.anchor.shape[1], heads // coded.anchor.shape[1]
+    bits = [0 if finer is None or fmt is None else fmt.plane_bits[0] for fmt in coded.planar]
+    nothing = originals.present
+    planes = [side[0] if side else nothing for side in (((), ()) if finer is None else finer.planes.sides)]
+    moves = [side[0] if side else 0 for side in (((), ()) if finer is None else finer.planes.host_block_bytes)]
     return Work(
         refine_kernel,
         (batch * kv_heads, SPLITS, 1),
@@ -427,6 +552,10 @@ def work_refine(
             sums.o,
             sums.turned,
             sums.query,
+            *planes,
+            nothing if finer is None else finer.planes.present,
+            delta if finer is None else finer.delta,
+            *moves,
             coded.page_table.shape[1],
         ),
         {
@@ -449,6 +578,8 @@ def work_refine(
             "C": CHANNELS,
             "S": SPLITS,
             "BFLOAT": pool.value_step.dtype == torch.bfloat16,
+            "KEY_PLANE": bits[0],
+            "VALUE_PLANE": bits[1],
         },
         {},
     )
@@ -502,9 +633,10 @@ def launch(
     check: Check,
     work: Corrections,
     before: torch.Tensor | None,
+    finer: FinerRead | None = None,
 ) -> None:
     """Launch the kernels; arguments as those of `certkv.fast.refine.refine_twin`, contiguous."""
-    made = work_refine(q, scale, coded, originals, scratch, delta, choice, state, missing, moved, check, work)
+    made = work_refine(q, scale, coded, originals, scratch, delta, choice, state, missing, moved, check, work, finer)
     made.launch(4 if q.shape[1] // coded.anchor.shape[1] <= 4 else 8)
     partial = work.l if before is None else before
     work_settle(choice, state, work, partial, before is not None).launch(4)

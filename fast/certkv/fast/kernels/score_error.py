@@ -15,6 +15,7 @@ import triton.language as tl
 
 from certkv.fast.charges import LARGEST_OPERAND
 from certkv.fast.coded import Coded
+from certkv.fast.finer_errors import FinerErrors
 from certkv.fast.kernels.outward_fp32 import INFINITY, LOST, inflate, known, load16, not_negative, root_of_squares
 from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.outward_fp32 import above
@@ -142,6 +143,14 @@ def work(q: torch.Tensor, coded: Coded, scale: float, floor: float, out: ScoreEr
         },
         {},
     )
+
+
+def finer_score_error(q: torch.Tensor, coded: Coded, scale: float, out: FinerErrors) -> None:
+    """Launch for the one level above the base, from its notes; arguments as those of the twin, contiguous."""
+    made = work(q, coded, scale, 0.0, ScoreErrors(*out))
+    notes = coded.pool.finer_key_notes.view(torch.int16)
+    if out.delta.numel():
+        made._replace(arguments=(*made.arguments[:3], notes, *made.arguments[4:])).launch(4)
 
 
 def score_error(q: torch.Tensor, coded: Coded, scale: float, floor: float, out: ScoreErrors, lost: float = 0.0) -> None:
