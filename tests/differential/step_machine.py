@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from certkv import fast, reference
-from certkv.fast.formats import VALUE_FORMATS
+from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
 from certkv.fast.policies import RELATIVE_TO, RelativeTo
 from certkv.reference.exact.judge import judge
 
@@ -20,6 +20,8 @@ from .cache_machine import TYPES, to_torch
 
 SEEDS = st.integers(0, 2**32 - 1)
 COUNTS = st.lists(st.integers(0, 13), min_size=3, max_size=3)
+SHORT = sorted(name for name, fmt in KEY_FORMATS.items() if fmt.least_block == 1)
+"""Key formats that blocks of any length hold."""
 
 
 class StepMachine(RuleBasedStateMachine):
@@ -31,6 +33,7 @@ class StepMachine(RuleBasedStateMachine):
         group=st.integers(1, 4),
         block=st.integers(1, 6),
         head_dim=st.sampled_from([8, 40, 72]),
+        keys=st.one_of(st.just("int8"), st.sampled_from(SHORT)),
         values=st.sampled_from(sorted(VALUE_FORMATS)),
         dtype=st.sampled_from(list(TYPES)),
         place=st.sampled_from(["host", "device"]),
@@ -42,18 +45,17 @@ class StepMachine(RuleBasedStateMachine):
         group: int,
         block: int,
         head_dim: int,
+        keys: str,
         values: str,
         dtype: torch.dtype,
         place: Any,
     ) -> None:
         """Make an empty cache of each kind."""
         self.group = group
-        self.ours = fast.TieredCache(
-            batch, kv_heads, head_dim, 8 * block + 3, dtype, values=values, block=block, originals=place
-        )
+        formats: dict[str, Any] = {"keys": keys, "values": values, "block": block}
+        self.ours = fast.TieredCache(batch, kv_heads, head_dim, 8 * block + 3, dtype, originals=place, **formats)
         self.theirs = [
-            reference.Cache(kv_heads=kv_heads, head_dim=head_dim, dtype=TYPES[dtype], values=values, block=block)
-            for _ in range(batch)
+            reference.Cache(kv_heads=kv_heads, head_dim=head_dim, dtype=TYPES[dtype], **formats) for _ in range(batch)
         ]
         empty = np.empty((0, kv_heads, head_dim), TYPES[dtype])
         self.k, self.v = [empty] * batch, [empty] * batch

@@ -12,8 +12,9 @@ from certkv.fast.arithmetic import Arithmetic, Sums, charges, query_loss
 from certkv.fast.cache import TieredCache
 from certkv.fast.charges import Charges
 from certkv.fast.coded import Coded
-from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
-from certkv.fast.formats.base import Encoded
+from certkv.fast.decoded import decoded_keys, decoded_values
+from certkv.fast.formats.registry import key_format, value_format
+from certkv.fast.pool import KEYS
 from certkv.fast.resident import FIRST, TAIL
 from certkv.fast.workspace import Workspace, plan_workspace
 
@@ -38,9 +39,16 @@ class Scene(NamedTuple):
 
     def sums(self) -> Sums:
         """What the pass sums."""
-        cache, fmt = self.cache, VALUE_FORMATS[self.cache.values]
-        bfloat16 = cache.dtype == torch.bfloat16
-        return Sums(max(cache.tokens), cache.head_dim, cache.block, self.splits, fmt.bits, fmt.group, bfloat16)
+        cache = self.cache
+        return Sums.of(
+            key_format(cache.keys),
+            value_format(cache.values),
+            tokens=max(cache.tokens),
+            head_dim=cache.head_dim,
+            block=cache.block,
+            splits=self.splits,
+            bfloat16=cache.dtype == torch.bfloat16,
+        )
 
 
 def scene(
@@ -51,6 +59,7 @@ def scene(
     head_dim: int,
     block: int,
     values: str,
+    keys: str = "int8",
     dtype: torch.dtype = torch.float16,
     pinned: int = 0,
     splits: int = 3,
@@ -65,30 +74,39 @@ def scene(
     k, v = (torch.randn(batch, longest, kv_heads, head_dim, generator=random) for _ in range(2))
     k = loud * k + 3.0 * loud * torch.randn(1, 1, kv_heads, head_dim, generator=random)
     cache = TieredCache(
-        batch, kv_heads, head_dim, max(longest, block), dtype, values=values, block=block, device=device
+        batch, kv_heads, head_dim, max(longest, block), dtype, keys=keys, values=values, block=block, device=device
     )
     cache.append(k.to(dtype).to(device), v.to(dtype).to(device), lengths)
     q = torch.randn(batch, q_heads, head_dim, generator=random).to(dtype).to(device)
-    coded = Coded(cache.pool, cache.pages.table, cache.lengths, cache.anchor, values, pinned)
+    coded = Coded(cache.pool, cache.pages.table, cache.lengths, cache.anchor, values, pinned, keys)
     return Scene(cache, coded, q, head_dim**-0.5 if scale is None else scale, splits)
 
 
 def decoded(s: Scene, sequence: int, head: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
     """Keys, values and sizes of keys as a pass uses them, float64 [N, d], and the number of resident tokens, last.
 
-    Tokens are in the order: coded blocks, pinned block, tail.
+    Tokens are in the order: coded blocks, pinned block, tail. Where keys have groups, a token's size is one number, of
+    which every channel has an equal share.
     """
     cache, first, block = s.cache, s.coded.first, s.cache.block
     tokens = cache.tokens[sequence]
     pages = cache.pages.table[sequence, first : tokens // block].to(torch.int64)
-    fmt = VALUE_FORMATS[cache.values]
-    sides, sizes = [], []
-    for name, f in (("key", KEY_FORMATS["int8"]), ("value", fmt)):
-        parts = [getattr(cache.pool, f"{name}_{part}")[pages, head] for part in ("codes", "step", "minimum")]
-        sides.append(f.decode(Encoded(*parts), block)[0].reshape(-1, cache.head_dim))
-        if name == "key":
-            step, minimum = (x.to(torch.float64)[:, None] for x in parts[1:])
-            sizes.append((minimum.abs() + 255.0 * step).expand(-1, block, -1).reshape(-1, cache.head_dim))
+    heads = torch.full_like(pages, head)
+    sides = [
+        found[0].reshape(-1, cache.head_dim)
+        for found in (
+            decoded_keys(cache.pool, cache.keys, pages, heads),
+            decoded_values(cache.pool, cache.values, pages, heads),
+        )
+    ]
+    if s.coded.key_group:
+        whole = cache.pool.sizes[pages, head, KEYS].to(torch.float64) / cache.head_dim**0.5
+        sizes = [whole[:, None, None].expand(-1, block, cache.head_dim).reshape(-1, cache.head_dim)]
+    else:
+        step, minimum = (
+            x[pages, head].to(torch.float64)[:, None] for x in (cache.pool.key_step, cache.pool.key_minimum)
+        )
+        sizes = [(minimum.abs() + 255.0 * step).expand(-1, block, -1).reshape(-1, cache.head_dim)]
     held = block * first * (tokens >= block), tokens % block
     for i, x in enumerate((cache.resident.keys, cache.resident.values)):
         originals = [x[sequence, head, slot, :n].to(torch.float64) for slot, n in zip((FIRST, TAIL), held, strict=True)]
@@ -132,7 +150,7 @@ def judge(s: Scene, out: Workspace, model: Arithmetic) -> Judged:
                 exact = shares @ v
                 eps = score_errors(s, allowed, extra, q, sizes, resident)
                 mine = out.output[at].to(torch.float64)
-                bound = output_bound(allowed, shares, v, exact, eps)
+                bound = output_bound(allowed, shares, v, exact, eps, s.coded.value_group)
                 worst[0] = max(worst[0], ratio((mine - exact).norm(), bound))
                 # l: every weight is within eps, and the sum within of_output; then a logarithm in binary32
                 far = (eps.max() + 2.0 * allowed.of_output) + 2.0**-22 * (1.0 + scores.abs().max() * 2.0)
@@ -158,18 +176,22 @@ def score_errors(
     """Charge of every token's score, float64 [N]."""
     floor, magnitude = allowed.floor, abs(s.scale)
     size = magnitude * (q.abs().clamp(min=floor) * sizes.clamp(min=floor)).sum(-1)
-    eps = allowed.coded.relative * size + allowed.coded.constant + extra * magnitude * q.abs().max()
     held = torch.arange(len(size), device=size.device) >= len(size) - resident
+    if s.coded.key_group:
+        small = floor * len(q) ** 0.5
+        size = torch.where(held, size, magnitude * (q.norm() + small) * (sizes.norm(dim=-1) + small))
+    eps = allowed.coded.relative * size + allowed.coded.constant + extra * magnitude * q.abs().max()
     return torch.where(held, allowed.resident.relative * size + allowed.resident.constant, eps)
 
 
 def output_bound(
-    allowed: Charges, shares: torch.Tensor, v: torch.Tensor, exact: torch.Tensor, eps: torch.Tensor
+    allowed: Charges, shares: torch.Tensor, v: torch.Tensor, exact: torch.Tensor, eps: torch.Tensor, group: int = 0
 ) -> torch.Tensor:
     """What the output may be off by."""
-    # sizes of values: |minimum| + levels step is at most 3 times the largest |v| of a channel, by construction
+    # sizes of values: |minimum| + levels step is at most 3 times the largest |v| of a channel, by construction; with
+    # groups of channels, what certify takes
     norms = v.norm(dim=-1)
-    sizes = 3.0 * v.abs().amax(0).norm()
+    sizes = (1.0 + 2.0 * group**0.5) * norms.max() if group else 3.0 * v.abs().amax(0).norm()
     weighted = (shares * torch.expm1(eps) * (v - exact).norm(dim=-1)).sum()
     low = (shares * torch.exp(-eps)).sum()
     total = weighted / low

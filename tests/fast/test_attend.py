@@ -75,6 +75,41 @@ SCENES: dict[str, dict[str, Any]] = {
     "a negative scale": {
         "lengths": [70], "q_heads": 2, "kv_heads": 1, "head_dim": 64, "block": 16, "values": "int4", "scale": -0.2,
     },
+    "oscar": {
+        "lengths": [150, 37], "q_heads": 8, "kv_heads": 2, "head_dim": 128, "block": 64, "keys": "oscar",
+        "values": "oscar",
+    },
+    "oscar, bfloat16": {
+        "lengths": [100, 70], "q_heads": 3, "kv_heads": 1, "head_dim": 80, "block": 32, "keys": "oscar",
+        "values": "oscar", "dtype": torch.bfloat16, "pinned": 1,
+    },
+    "oscar of 4 bits": {
+        "lengths": [200], "q_heads": 4, "kv_heads": 4, "head_dim": 64, "block": 64, "keys": "oscar-4",
+        "values": "oscar-4",
+    },
+    "oscar of 4 bits, bfloat16": {
+        "lengths": [140], "q_heads": 4, "kv_heads": 1, "head_dim": 96, "block": 64, "keys": "oscar-4-g64",
+        "values": "oscar-4", "dtype": torch.bfloat16,
+    },
+    "oscar, odd blocks": {
+        "lengths": [131], "q_heads": 5, "kv_heads": 1, "head_dim": 72, "block": 45, "keys": "oscar-head",
+        "values": "oscar-g64",
+    },
+    "keys of oscar, scaled only": {
+        "lengths": [70], "q_heads": 2, "kv_heads": 2, "head_dim": 64, "block": 16, "keys": "oscar-scaling",
+        "values": "int4",
+    },
+    "values of oscar": {
+        "lengths": [70], "q_heads": 2, "kv_heads": 1, "head_dim": 128, "block": 16, "values": "oscar",
+    },
+    "kivi, loud": {
+        "lengths": [150], "q_heads": 2, "kv_heads": 1, "head_dim": 64, "block": 64, "keys": "kivi", "values": "kivi",
+        "loud": 20.0,
+    },
+    "oscar, tiny and a large scale": {
+        "lengths": [150], "q_heads": 2, "kv_heads": 2, "head_dim": 64, "block": 64, "keys": "oscar", "values": "oscar",
+        "loud": 1e-5, "scale": -1000.0,
+    },
     "a scale of zero": {
         "lengths": [70], "q_heads": 2, "kv_heads": 1, "head_dim": 64, "block": 16, "values": "int4", "scale": 0.0,
     },

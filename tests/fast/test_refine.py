@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from certkv.fast import refine as module
-from certkv.fast.attend import attend, decode_values
+from certkv.fast.attend import attend
 from certkv.fast.cache import TieredCache
 from certkv.fast.charges import Charges, ScoreCharge
 from certkv.fast.choose import EXACT_HEAD, KEYS, REFINE, VALUES, Choice, compact
 from certkv.fast.coded import Coded
+from certkv.fast.decoded import decoded_values
+from certkv.fast.grouped_arithmetic import turning
 from certkv.fast.merge import merge
 from certkv.fast.refine import (
     CHECKED,
@@ -39,16 +41,23 @@ class Case:
     """A cache of two ragged sequences after its first pass, and a random choice of blocks and sides."""
 
     def __init__(
-        self, dtype: torch.dtype, values: str, head_dim: int, seed: int = 0, pinned: int = 1, spread: float = 1.0
+        self,
+        dtype: torch.dtype,
+        values: str,
+        head_dim: int,
+        seed: int = 0,
+        pinned: int = 1,
+        spread: float = 1.0,
+        keys: str = "int8",
     ) -> None:
         made = torch.Generator().manual_seed(seed)
         tokens = [53, 9]
-        self.cache = TieredCache(2, KV_HEADS, head_dim, 64, dtype, values=values, block=BLOCK)
+        self.cache = TieredCache(2, KV_HEADS, head_dim, 64, dtype, keys=keys, values=values, block=BLOCK)
         k, v = torch.randn(2, 2, 53, KV_HEADS, head_dim, generator=made).to(dtype)
         self.cache.append(k * spread, v, lengths=tokens)
         cache, heads = self.cache, KV_HEADS * GROUP
         self.q = torch.randn(2, heads, head_dim, generator=made).to(dtype)
-        self.coded = Coded(cache.pool, cache.pages.table, cache.lengths, cache.anchor, values, pinned)
+        self.coded = Coded(cache.pool, cache.pages.table, cache.lengths, cache.anchor, values, pinned, keys)
         self.ws: Workspace = plan_workspace(2, heads, head_dim, BLOCK, cache.max_blocks, 2)
         attend(self.q, self.coded, cache.resident, SCALE, self.ws)
         merge(self.ws)
@@ -84,7 +93,9 @@ class Case:
     def kernel(self, before: torch.Tensor | None = None) -> None:
         from certkv.fast.kernels.refine import launch
 
-        self.run(launch, Corrections.empty(*self.q.shape), before)
+        rotated = self.coded.keys_rotated, self.coded.values_rotated
+        batch, heads, head_dim = self.q.shape
+        self.run(launch, Corrections.empty(batch, heads, head_dim, rotated=rotated), before)
 
     def run(self, how: Any, work: Corrections | None, before: torch.Tensor | None) -> None:
         tier, flags = (self.cache.originals, self.cache.scratch), (self.missing, self.moved)
@@ -98,7 +109,7 @@ def anew(case: Case, s: int, h: int) -> tuple[torch.Tensor, torch.Tensor, torch.
     blocks, tail = cache.tokens[s] // BLOCK, cache.tokens[s] % BLOCK
     m = ws.m[s, h].double()
     pages = case.coded.page_table[s, :blocks].to(torch.int64)
-    coded = decode_values(case.coded, pages)[kv].double()
+    coded = decoded_values(cache.pool, cache.values, pages, torch.full_like(pages, kv))[0]
     parts = []
     for b in range(case.coded.first, blocks):
         original = bool(ws.levels[s, h, b] & VALUES)
@@ -113,19 +124,30 @@ def anew(case: Case, s: int, h: int) -> tuple[torch.Tensor, torch.Tensor, torch.
     return w.sum(), (w[:, None] * v).sum(0) / w.sum(), v.norm(dim=-1).max()
 
 
-KINDS = [(torch.float16, "int8", 8), (torch.float16, "int4-g32", 40), (torch.bfloat16, "int4", 24)]
+KINDS = [
+    (torch.float16, "int8", "int8", 8),
+    (torch.float16, "int8", "int4-g32", 40),
+    (torch.bfloat16, "int8", "int4", 24),
+    (torch.float16, "oscar", "oscar", 40),
+    (torch.bfloat16, "oscar-head", "oscar-4", 24),
+    (torch.float16, "kivi", "oscar", 12),
+]
 
 
 @pytest.mark.parametrize("run", ["twin", pytest.param("kernel", marks=INTERPRETED)])
-@pytest.mark.parametrize(("dtype", "values", "head_dim"), KINDS)
-def test_a_corrected_state_is_that_of_its_weights(run: str, dtype: torch.dtype, values: str, head_dim: int) -> None:
+@pytest.mark.parametrize(("dtype", "keys", "values", "head_dim"), KINDS)
+def test_a_corrected_state_is_that_of_its_weights(
+    run: str, dtype: torch.dtype, keys: str, values: str, head_dim: int
+) -> None:
     """Two rounds, any sides in any order; what is lost is within `refined` of a pass that lost this little itself."""
-    case = Case(dtype, values, head_dim)
+    case = Case(dtype, values, head_dim, keys=keys)
+    turned = turning(head_dim) if case.coded.values_rotated else 0
     # 2 splits of 3 blocks of 8 tokens: sums of 24 and 3 terms with one rounding each and for their products, the
-    # decoded value and the factor; no exp2 is shared, so each errs by 2^-22 on its own, as does f
-    rate = 40 * 2.0**-24 + 4 * 2.0**-22
+    # decoded value and the factor; no exp2 is shared, so each errs by 2^-22 on its own, as does f; a split's sum may be
+    # rotated back
+    rate = (40 + turned) * 2.0**-24 + 4 * 2.0**-22
     own = Charges(0.0, *(ScoreCharge(0.0, 0.0),) * 3, 1.0, 2.0**-60, 1.0, 0.0, rate, 0.0, rate, 0.0)
-    after = refined(own, block=BLOCK, max_blocks=case.cache.max_blocks, rounds=2, chain=4 * 2.0**-22)
+    after = refined(own, block=BLOCK, max_blocks=case.cache.max_blocks, rounds=2, chain=4 * 2.0**-22, turning=turned)
     for _ in range(2):
         case.choose()
         before, levels, weights = case.ws.output.clone(), case.ws.levels.clone(), case.ws.weights.clone()
@@ -139,7 +161,7 @@ def test_a_corrected_state_is_that_of_its_weights(run: str, dtype: torch.dtype, 
         for s in range(2):
             for h in range(KV_HEADS * GROUP):
                 total, output, largest = anew(case, s, h)
-                size = largest * (13 if "g" in values else 3)
+                size = largest * (13 if case.coded.value_group else 3)
                 assert abs(case.ws.l[s, h] - total) <= after.of_output * total
                 error = (case.ws.output[s, h].double() - output).norm()
                 assert error <= after.of_mean * size + after.of_largest * size + after.of_output * output.norm()
@@ -149,9 +171,11 @@ def test_a_corrected_state_is_that_of_its_weights(run: str, dtype: torch.dtype, 
 
 
 @pytest.mark.parametrize("run", ["twin", pytest.param("kernel", marks=INTERPRETED)])
-@pytest.mark.parametrize(("dtype", "values", "head_dim"), KINDS)
-def test_promoted_keys_have_their_exact_weights(run: str, dtype: torch.dtype, values: str, head_dim: int) -> None:
-    case = Case(dtype, values, head_dim)
+@pytest.mark.parametrize(("dtype", "keys", "values", "head_dim"), KINDS)
+def test_promoted_keys_have_their_exact_weights(
+    run: str, dtype: torch.dtype, keys: str, values: str, head_dim: int
+) -> None:
+    case = Case(dtype, values, head_dim, keys=keys)
     case.choose()
     getattr(case, run)()
     for s, h, b in (case.choice.chosen & KEYS).nonzero().tolist():

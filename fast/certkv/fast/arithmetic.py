@@ -30,6 +30,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from certkv.fast.charges import LARGEST_OPERAND, LARGEST_SIZE, Charges, ScoreCharge
+from certkv.fast.formats.base import Format, KeyFormat
 from certkv.fast.grouped_arithmetic import Keys, Values, turned
 from certkv.fast.numbers import outward
 from certkv.fast.workspace import BIAS
@@ -154,13 +155,33 @@ class Sums:
 
     @property
     def keys(self) -> Keys:
-        """Of a format with groups of tokens."""
-        return Keys(self.head_dim, 2**self.key_bits - 1, self.bfloat16, self.rotated[0], self.scaled)
+        """Of a format of less than 8 bits."""
+        grouped = self.key_group > 0
+        return Keys(self.head_dim, 2**self.key_bits - 1, grouped, self.bfloat16, self.rotated[0], self.scaled)
 
     @property
     def values(self) -> Values:
         """Of a format with groups of channels."""
         return Values(self.head_dim, self.block, self.bits, self.group, self.bfloat16, self.rotated[1])
+
+    @classmethod
+    def of(
+        cls, keys: KeyFormat, values: Format, *, tokens: int, head_dim: int, block: int, splits: int, bfloat16: bool
+    ) -> Sums:
+        """Say what a pass over such formats sums."""
+        return cls(
+            tokens,
+            head_dim,
+            block,
+            splits,
+            values.bits,
+            values.group,
+            bfloat16,
+            key_bits=keys.bits,
+            key_group=keys.group,
+            scaled=keys.scope is not None,
+            rotated=(keys.rotated, values.rotated),
+        )
 
     @property
     def chunks(self) -> int:
@@ -204,10 +225,10 @@ def _rounded_product(model: Arithmetic) -> float:
 def coded_score(model: Arithmetic, sums: Sums) -> ScoreCharge:
     """Scores from codes; sizes take a key as ``|minimum| + 255 step``. `query_loss` comes on top."""
     after = _rounded_product(model)
-    if sums.key_group:
-        errors = sums.keys.coded(_unit(model, sums), model.step_error, sums.chunks)
-        relative = grown(errors if model.centred else sums.keys.decoded()) + after
-        return ScoreCharge(relative * outward(8), weight_constant(model, sums))
+    if sums.key_bits < 8 or sums.key_group:
+        keys = sums.keys
+        errors = keys.coded(_chain(model, keys.products), model.step_error) if model.centred else keys.decoded()
+        return ScoreCharge((grown(errors) + after) * outward(8), weight_constant(model, sums))
     if not model.centred:
         relative = grown((model.steps(sums.head_dim) * model.step_error + U) * outward(1)) + after
         return ScoreCharge(relative * outward(8), weight_constant(model, sums))
@@ -225,7 +246,9 @@ def coded_score(model: Arithmetic, sums: Sums) -> ScoreCharge:
 
 def query_loss(model: Arithmetic, sums: Sums) -> float:
     """Bound what scores from codes lose absolutely, in units of ``|scale| max_c |q_c|``."""
-    if not model.centred or sums.bfloat16 or sums.key_group:
+    if model.centred and sums.key_bits < 8:
+        return sums.keys.lost(_chain(model, sums.keys.products), model.step_error)
+    if not model.centred or sums.bfloat16:
         return 0.0
     return sums.head_dim * 128.0 / 32.0 * (2.0**-25 + 2.0 * _unit(model, sums) * model.floor) * outward(8)
 
@@ -238,7 +261,11 @@ def original_score(model: Arithmetic, sums: Sums) -> ScoreCharge:
 
 def _unit(model: Arithmetic, sums: Sums) -> float:
     """Growth of a chain of the dot unit over the channels; a kernel pads them to chunks of 64."""
-    products = 64 * sums.chunks if model.centred else sums.head_dim
+    return _chain(model, 64 * sums.chunks if model.centred else sums.head_dim)
+
+
+def _chain(model: Arithmetic, products: int) -> float:
+    """Growth of a chain of the dot unit."""
     return grown(model.steps(products) * model.step_error * outward(1))
 
 
@@ -250,28 +277,42 @@ def lost_weight(model: Arithmetic, sums: Sums) -> float:
 
 def output_error(model: Arithmetic, sums: Sums) -> float:
     """Relative error of o, against ``sum |weight| size``."""
-    unit = model.steps(sums.tile(model)) * model.step_error
-    top, extra = 0.0, 0.0
-    if model.centred and sums.group == 0:
+    unit = _tile(model, sums)
+    operands, top = 0.0, 0.0
+    if not model.centred:
+        extra = U + (turned(sums.head_dim) if sums.rotated[1] else 0.0)
+    elif sums.group == 0:
         # the sum of P, times the metadata: z + h s, the products with s and with the sum, and sizes of 2 h for levels
         levels = 2.0**sums.bits - 1.0
         operands, extra = (levels + 1.0) / levels - 1.0, (sums.tile(model) + 3) * U
-    elif model.centred:
-        operands = 0.0
-        extra, top = sums.values.relative(unit, model.step_error)
-        if not sums.values.folded:  # decoded to two or three parts
-            parts = 3 if sums.bfloat16 else 2
-            extra, top = (parts - 1) * unit + 2.0 * U, 2.0 * U + (2.0**-24 if sums.bfloat16 else 2.0**-22)
     else:
-        operands, extra = 0.0, U + (turned(sums.head_dim) if sums.rotated[1] else 0.0)
+        extra, top = sums.values.relative(unit, model.step_error)
     joined = sums.tiles + sums.tiles + sums.splits + 3
     growth = grown((unit + extra + joined * U) * outward(8))
     return (growth * (1.0 + operands) + (1.0 + growth) * top) * outward(4)
 
 
+def _tile(model: Arithmetic, sums: Sums) -> float:
+    """Return the steps of a chain over a tile, times the error of one."""
+    products = max(sums.tile(model), sums.values.products) if model.centred and sums.group else sums.tile(model)
+    return model.steps(products) * model.step_error
+
+
+def two_passes(model: Arithmetic, sums: Sums) -> float:
+    """Relative difference of the weights in o and in l, where o is summed in a second pass of its own.
+
+    There a weight meets one factor ``2^(reference - m)`` of its split, and in l one for each update of the maximum. The
+    exponents of both add up to the same number; their magnitudes add up to at most the range of scores, twice.
+    """
+    if not model.centred or (sums.key_bits == 8 and sums.group == 0):
+        return 0.0
+    return grown(((factors(sums) + 1) * exponent_error() + 2.0 * LN2_UB * U * (FAR_BITS + BIAS)) * outward(6))
+
+
 def sum_error(model: Arithmetic, sums: Sums) -> float:
     """Relative error of l."""
-    return grown((sums.tile(model) + 2 * sums.tiles + sums.splits + 3) * U * outward(6))
+    summed = (sums.tile(model) + 2 * sums.tiles + sums.splits + 3) * U
+    return grown((summed + two_passes(model, sums)) * outward(6))
 
 
 def mass_error(model: Arithmetic, sums: Sums) -> float:
@@ -312,14 +353,12 @@ def charges(model: Arithmetic, sums: Sums, output: torch.dtype = torch.float32) 
     least = 0.5
     floor = n * model.floor * 2.0**-BIAS / least
     underflow = 16.0 * root * n * model.flush * CODES / least
-    unit = model.steps(sums.tile(model)) * model.step_error
-    small = root * model.floor
+    # subnormal operands: values, or minima and, of base planes, steps
+    small = (2.0 if sums.group else 1.0) * root * model.floor
     # weights with the steps of groups folded in
     grouped, units = 0.0, 0.0
-    if model.centred and sums.group and not sums.values.folded:
-        # decoded values as two binary16 parts of a quarter: 2^-25 in units of 4
-        units = 0.0 if sums.bfloat16 else 2.0 * root * 2.0**-23
-    elif model.centred and sums.group:
+    if model.centred and sums.group:
+        unit = _tile(model, sums)
         grouped = sums.values.lost(unit, model.step_error, n, BIAS) / least
         units = sums.values.absolute(unit, model.step_error, n, BIAS) / least
     relative = mass_error(model, sums)

@@ -48,14 +48,21 @@ def turned(head_dim: int) -> float:
     return count * U / (1.0 - count * U) * outward(2)
 
 
+def padded(size: int, least: int) -> int:
+    """Return the power of two that a kernel rounds a size up to."""
+    return max(least, 1 << (size - 1).bit_length())
+
+
 class Keys(NamedTuple):
-    """How scores are summed from codes of keys with groups.
+    """How scores are summed from codes that are operands as they are: keys of less than 8 bits.
 
     Attributes
     ----------
     head_dim : int
     levels : int
         Largest code.
+    grouped : bool
+        Whether sizes are those of `Pool.sizes`, with `LEAST_STEP`; otherwise they are summed over channels.
     bfloat16 : bool
     rotated, scaled : bool
         Whether the query is rotated, and whether a norm multiplies every score.
@@ -63,9 +70,15 @@ class Keys(NamedTuple):
 
     head_dim: int
     levels: int
+    grouped: bool
     bfloat16: bool
     rotated: bool
     scaled: bool
+
+    @property
+    def products(self) -> int:
+        """Channels of a chain."""
+        return padded(self.head_dim, 64)
 
     def _around(self) -> float:
         """Rotating the query, and the norm."""
@@ -75,7 +88,7 @@ class Keys(NamedTuple):
         """Return the sum of relative errors where keys are decoded first, with one rounding, and all is binary32."""
         return (self.head_dim + 2) * U + self._around()
 
-    def coded(self, unit: float, step_error: float, chunks: int) -> float:
+    def coded(self, unit: float, step_error: float) -> float:
         """Return the sum of relative errors of a kernel, relative to ``||q||`` times the size of a key.
 
         Parameters
@@ -84,27 +97,34 @@ class Keys(NamedTuple):
             Growth of a chain over the channels.
         step_error : float
             Of one step.
-        chunks : int
-            Tiles of 64 channels.
         """
         root, levels = math.sqrt(self.head_dim), self.levels
         # what a channel loses absolutely, relative to the norms' product
-        one = root / (LEAST_QUERY * LEAST_STEP * (levels + 1))
+        one = root / (LEAST_QUERY * LEAST_STEP * (levels + 1)) if self.grouped else 0.0
         if self.bfloat16:
             # the product, its two parts, and what they lose where the largest product is at least 2^14
             operands = U + 2.0**-22 + self.head_dim * LOST * 2.0**-14
             small = self.head_dim * 2.0 * FLOOR * 2.0**-14 * PARTS
-            offset = (2 + chunks + 7 + 7) * U
+            offset = (self.products // 8 + 8) * U
         else:
             # the query's two parts, then those of the product with a step
             query = 2.0**-22 + root * LOST / LEAST_QUERY
             operands = query + 2.0**-21 + 2.0 * LOST * levels * one
             small = 2.0 * FLOOR * one * (levels + 1) * PARTS
             # minima are operands, and count as at least the floor, which is less than `LEAST_STEP` steps
-            offset = query + unit * (PARTS + root * 2.0 * FLOOR / LEAST_QUERY * PARTS) + U
+            offset = query + unit * (PARTS + root * 2.0 * FLOOR / LEAST_QUERY * PARTS) + 2.0 * U
+            if not self.grouped:
+                offset = max(offset, (self.products // 8 + 8) * U)
         aligned = step_error * (1.0 + unit) * FIELDS * (PARTS + small) / (levels + 1)
         codes = operands + unit * (PARTS + 2.0**-10) + aligned + U
         return (codes + offset + U + self._around()) * outward(16)
+
+    def lost(self, unit: float, step_error: float) -> float:
+        """Return what is lost absolutely where sizes say nothing of it, in units of ``|scale| max_c |q_c|``."""
+        if self.grouped or self.bfloat16:
+            return 0.0
+        aligned = step_error * (1.0 + unit) * FIELDS * 2.0 * FLOOR * PARTS
+        return self.head_dim * (2.0 * LOST * self.levels + aligned) / LEAST_QUERY * outward(8)
 
 
 class Values(NamedTuple):
@@ -125,11 +145,6 @@ class Values(NamedTuple):
     rotated: bool
 
     @property
-    def folded(self) -> bool:
-        """Whether steps are folded into weights; formats of the first basis of 4 and 8 bits are decoded instead."""
-        return self.bits == 2 or self.rotated
-
-    @property
     def levels(self) -> int:
         """Largest code."""
         return int(2**self.bits) - 1
@@ -144,6 +159,11 @@ class Values(NamedTuple):
         """Bytes of a channel."""
         return -(-self.block // self.fields)
 
+    @property
+    def products(self) -> int:
+        """Tokens of a chain."""
+        return self.fields * padded(self.rows, 16)
+
     def turning(self) -> float:
         """Rotating a split's sum back."""
         return turned(self.head_dim) if self.rotated else 0.0
@@ -156,9 +176,13 @@ class Values(NamedTuple):
         """
         return math.sqrt(2.0) * (1.0 + 2.0**-6) / (1.0 + 2.0 * math.sqrt(self.group))
 
-    def least(self) -> float:
-        """Return what a step may exceed that by: ``2 levels`` units of the smallest number."""
-        return 2.0 * self.levels * (2.0**-133 if self.bfloat16 else 2.0**-24)
+    def least(self) -> tuple[float, float]:
+        """Return what a step may exceed that by, ``2 levels`` units of the smallest number, and its power of two.
+
+        The power of two that brings the largest step to [1, 2) is at most 2^14, or 2^120 in bfloat16.
+        """
+        units = 2.0 * self.levels * (2.0**-133 if self.bfloat16 else 2.0**-24)
+        return units, 2.0**-120 if self.bfloat16 else 2.0**-14
 
     def relative(self, unit: float, step_error: float) -> tuple[float, float]:
         """Return the sum of relative errors of a tile beside its chain's, and what comes on top, to the mean size.
@@ -170,13 +194,13 @@ class Values(NamedTuple):
         step_error : float
             Of one step.
         """
-        # two columns are added; in bfloat16 the weight is rounded, and then its two parts
-        codes = unit * (2.0**-6 if self.bfloat16 else 2.0**-9) + U + (U + 2.0**-22 if self.bfloat16 else 0.0)
-        offset = (self.fields + self.rows // 8 + 5) * U
+        # two columns are added; in bfloat16 the weight is rounded, and then its two parts; minima join at the end, and
+        # are summed with two parts of 8 bits
+        codes = unit * (2.0**-6 if self.bfloat16 else 2.0**-9) + U + (U + 2.0**-22 if self.bfloat16 else 0.0) + 3.0 * U
         aligned = step_error * (1.0 + 2.0 * unit) * FIELDS * PARTS * self._steps()
         # steps are rounded where they are subnormal operands, in units of the block's largest
         rounded = 0.0 if self.bfloat16 else math.sqrt(self.head_dim) * LOST * self._most() * self.widest()
-        return max(codes, offset) + self.turning(), (aligned + rounded) * outward(8)
+        return codes + self.turning(), (aligned + rounded) * outward(8)
 
     def lost(self, unit: float, step_error: float, tokens: int, bias: int) -> float:
         """Return what small weights lose, of so many tokens, relative to the largest size and the largest weight."""
@@ -187,10 +211,10 @@ class Values(NamedTuple):
 
     def absolute(self, unit: float, step_error: float, tokens: int, bias: int) -> float:
         """Return the same, and what comes on top of the mean, for what `least` says of steps; in the units of V."""
-        root, levels = math.sqrt(self.head_dim), self.levels
-        mean = step_error * (1.0 + 2.0 * unit) * FIELDS * PARTS + LOST * self._most() * levels
-        lost = self.lost(unit, step_error, tokens, bias) / (root * self.widest()) * levels
-        return (mean + lost) * root * self.least() * outward(8)
+        root, levels, (units, power) = math.sqrt(self.head_dim), self.levels, self.least()
+        mean = step_error * (1.0 + 2.0 * unit) * FIELDS * PARTS * units + LOST * self._most() * levels * units
+        lost = self.lost(unit, step_error, tokens, bias) / (root * self.widest()) * levels * (units + power)
+        return (mean + lost) * root * outward(8)
 
     def _steps(self) -> float:
         """Bound the norm of a token's steps, relative to the size: ``sqrt(2 g) ||V_hat|| / levels`` in a group of g."""

@@ -28,7 +28,7 @@ from certkv.fast.memory import MemoryTable, Row, measured_peak
 from certkv.fast.outward_fp32 import above, check_roundings
 from certkv.fast.parts import Parts
 from certkv.fast.passes import Passes, passes_for
-from certkv.fast.plan_checks import Listed, checked_scale, device_reasons, format_reasons
+from certkv.fast.plan_checks import Listed, checked_scale, device_reasons
 from certkv.fast.policies import Budget, Naive, PaperPolicy, Policy
 from certkv.fast.refine import Check, FinerRead, State
 from certkv.fast.resident_terms import ResidentPass
@@ -447,8 +447,6 @@ def plan(
     reasons.catch(check_roundings, cache.block, -(-cache.max_blocks // CHUNK) + 2)
     if cache.device.type not in ("cpu", "cuda"):
         reasons.add(SettingError(f"the cache is on {cache.device}; steps run on CUDA devices and on the CPU"))
-    for reason in format_reasons(cache):
-        reasons.add(SettingError(reason))
     if cache.device.type == "cuda":
         for reason in device_reasons(cache):
             reasons.add(SettingError(reason))

@@ -38,18 +38,14 @@ class Rounding(NamedTuple):
 def rounding(model: Arithmetic, cache: TieredCache, splits: int, rounds: int, out_dtype: torch.dtype) -> Rounding:
     """Evaluate the arithmetic of an implementation for every length up to the cache's capacity."""
     keys, values = key_format(cache.keys), value_format(cache.values)
-    sums = Sums(
+    sums = Sums.of(
+        keys,
+        values,
         tokens=cache.capacity,
         head_dim=cache.head_dim,
         block=cache.block,
         splits=splits,
-        bits=values.bits,
-        group=values.group,
         bfloat16=cache.dtype == torch.bfloat16,
-        key_bits=keys.bits,
-        key_group=keys.group,
-        scaled=keys.scope is not None,
-        rotated=(keys.rotated, values.rotated),
     )
     first = charges(model, sums, out_dtype)
     # what a share's factors err by is more than what the factors of a weight do
