@@ -14,8 +14,8 @@ from certkv.fast.plan import Plan
 
 
 def launches() -> None:
-    for values in ("int4", "int8"):
-        cache = TieredCache(1, 2, 128, 4096, torch.float16, values=values)
+    for keys, values in (("int8", "int4"), ("int8", "int8"), ("oscar", "oscar")):
+        cache = TieredCache(1, 2, 128, 4096, torch.float16, keys, values)
         made = Plan(cache, 8, Naive(), 0.1, torch.float16, splits=4, implementation=(kernels(), H200))
         q = torch.zeros(1, 8, 128, dtype=torch.float16)
         made.passes.attend(q, made.coded, cache.resident, 0.1, made.ws, False)
