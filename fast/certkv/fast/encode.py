@@ -1,9 +1,9 @@
 """Encode full blocks into pages of the pool: codes, metadata and annotations.
 
 Two operations, for keys and for values. Each has a twin in torch, which runs anywhere, and kernels with the same
-signature (`certkv.fast.kernels.encode_keys`, `certkv.fast.kernels.encode_values`), which run where the originals are on
-a CUDA device. Codes and metadata are the same bit for bit; annotations may differ in their last bit, each on its safe
-side.
+signature (`certkv.fast.kernels.encode_keys`, `encode_values`; for formats in the rotated basis `encode_oscar_keys`,
+`encode_oscar_values`), which run where the originals are on a CUDA device. Codes and metadata are the same bit for bit;
+annotations may differ in their last bit, each on its safe side.
 """
 
 from __future__ import annotations
@@ -50,12 +50,16 @@ def encode_keys(
         within the pool are the caller's business.
     """
     check_keys(originals, pages, pool, fmt)
-    if originals.is_cuda and not isinstance(fmt, OscarKeys):
+    if not originals.is_cuda:
+        encode_keys_twin(originals, pages, pool, fmt)
+    elif isinstance(fmt, OscarKeys):
+        from certkv.fast.kernels.encode_oscar_keys import encode_oscar_keys
+
+        encode_oscar_keys(originals, pages, pool, fmt, scratch)
+    else:
         from certkv.fast.kernels.encode_keys import encode_keys as kernel
 
         kernel(originals, pages, pool, fmt, scratch)
-    else:
-        encode_keys_twin(originals, pages, pool, fmt)
 
 
 def encode_values(
@@ -89,12 +93,16 @@ def encode_values(
         As `encode_keys`.
     """
     check_values(originals, pages, pool, anchor, fmt)
-    if originals.is_cuda and not isinstance(fmt, OscarValues):
+    if not originals.is_cuda:
+        encode_values_twin(originals, pages, pool, anchor, fmt)
+    elif isinstance(fmt, OscarValues):
+        from certkv.fast.kernels.encode_oscar_values import encode_oscar_values
+
+        encode_oscar_values(originals, pages, pool, anchor, fmt, scratch)
+    else:
         from certkv.fast.kernels.encode_values import encode_values as kernel
 
         kernel(originals, pages, pool, anchor, fmt, scratch)
-    else:
-        encode_values_twin(originals, pages, pool, anchor, fmt)
 
 
 def encode_keys_twin(originals: torch.Tensor, pages: torch.Tensor, pool: Pool, fmt: KeyFormat = INT8) -> None:

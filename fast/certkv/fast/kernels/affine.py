@@ -19,23 +19,38 @@ from certkv.fast.kernels.rounding import fp32, up, widen
 
 
 @triton.jit
+def exact_minimum(lo, hi, LEVELS: tl.constexpr, BFLOAT: tl.constexpr):
+    """Return bits of the step, rounded up, and the minimum (float64), which is +0.0 where it is zero."""
+    lo = tl.where(lo == 0.0, 0.0, lo)
+    hi = tl.where(hi == 0.0, 0.0, hi)
+    half_range = fp32(0.5 * hi - 0.5 * lo)
+    return up(fp32(half_range / (LEVELS / 2)), BFLOAT), lo
+
+
+@triton.jit
+def rounded_integer(x):
+    """Round float64 below 2**51 to an integer, ties to even."""
+    # adding and subtracting 1.5 * 2**52 does it
+    return (x + 6755399441055744.0) - 6755399441055744.0
+
+
+@triton.jit
+def codes_of(x, step, minimum, LEVELS: tl.constexpr):
+    """Return codes (as float64) from the step and the minimum that are stored; float64, broadcast."""
+    half_step = 0.5 * step
+    quotient = fp32(fp32(0.5 * x - 0.5 * minimum) / tl.where(half_step > 0.0, half_step, 1.0))
+    return tl.minimum(tl.maximum(rounded_integer(quotient), 0.0), LEVELS * 1.0)
+
+
+@triton.jit
 def quantize(x, AXIS: tl.constexpr, LEVELS: tl.constexpr, BFLOAT: tl.constexpr):
     """Quantize a tile of float64 along an axis; return codes (as float64), step (float64 and bits), minimum (float64).
 
     Step and minimum keep the axis with length 1. A minimum of zero is +0.0.
     """
-    lo = tl.min(x, AXIS, keep_dims=True)
-    hi = tl.max(x, AXIS, keep_dims=True)
-    lo = tl.where(lo == 0.0, 0.0, lo)
-    hi = tl.where(hi == 0.0, 0.0, hi)
-    half_range = fp32(0.5 * hi - 0.5 * lo)
-    step_bits = up(fp32(half_range / (LEVELS / 2)), BFLOAT)
+    step_bits, minimum = exact_minimum(tl.min(x, AXIS, keep_dims=True), tl.max(x, AXIS, keep_dims=True), LEVELS, BFLOAT)
     step = widen(step_bits, BFLOAT)
-    half_step = 0.5 * step
-    quotient = fp32(fp32(0.5 * x - 0.5 * lo) / tl.where(half_step > 0.0, half_step, 1.0))
-    # 1.5 * 2**52: adding and subtracting it rounds to an integer, ties to even, below 2**51
-    rounded = (quotient + 6755399441055744.0) - 6755399441055744.0
-    return tl.minimum(tl.maximum(rounded, 0.0), LEVELS * 1.0), step, step_bits, lo
+    return codes_of(x, step, minimum, LEVELS), step, step_bits, minimum
 
 
 @triton.jit

@@ -8,6 +8,8 @@ RESIDUAL    V - V_hat                stored eta_t
 ANCHORED    V - mu                   stored n_t
 ==========  =======================  ==========================
 
+where keys whose steps belong to groups of tokens have units of K in place of the step.
+
 ``||H|| <= (tr G^8)^(1/16)``, G = H H^T scaled by a power of two, so that its trace is from 1 to 4::
 
     G = (W W^T)_ij / (s_i s_j)      off by at most gamma(d + 2) ||H||_F^2, because |w_i| |w_j| bounds every sum
@@ -29,9 +31,10 @@ import torch
 import triton
 import triton.language as tl
 
-from certkv.fast.formats.base import Format
+from certkv.fast.formats import Format, OscarKeys, OscarValues
 from certkv.fast.formats.packing import plane_rows
 from certkv.fast.kernels.affine import reconstruct, token_of_row
+from certkv.fast.kernels.rotated import errors, key_affine, meaning, norms_of, spread, tokens_of, value_affine
 from certkv.fast.kernels.rounding import up, widen
 from certkv.fast.log_codes import ratios
 from certkv.fast.numbers import U, gamma, outward
@@ -113,6 +116,61 @@ def _rows(
 
 
 @triton.jit
+def _turned_rows(
+    x,
+    token_stride,
+    page,
+    head,
+    place,
+    codes,
+    steps,
+    minima,
+    norms,
+    w,
+    B: tl.constexpr,
+    D: tl.constexpr,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    OF_TOKENS: tl.constexpr,
+    NORMS: tl.constexpr,
+    ERRORS: tl.constexpr,
+    R: tl.constexpr,
+    DP: tl.constexpr,
+    W: tl.constexpr,
+    T: tl.constexpr,
+    BFLOAT: tl.constexpr,
+):
+    """Write W and return sums as `_rows` does, for formats in the rotated basis; T tokens at a time, row t token t.
+
+    OF_TOKENS: groups are of tokens, as those of keys are, or of channels.
+    """
+    squares = tl.zeros((R,), tl.float64)
+    err_squares = tl.zeros((R,), tl.float64)
+    channel = tl.arange(0, W)
+    live = (channel < D)[None, :]
+    ROWS: tl.constexpr = (B * BITS + 7) // 8
+    for first in range(0, R, T):
+        row = first + tl.arange(0, T)
+        token = tl.minimum(row, B - 1)
+        there = (row < B)[:, None] & live
+        bits = tl.load(x + token.to(tl.int64)[:, None] * token_stride + channel[None, :], mask=live, other=0)
+        byte = tl.load(codes + (place * ROWS + token % ROWS)[:, None] * D + channel[None, :], mask=live, other=0)
+        code = (byte.to(tl.int32) >> (token // ROWS * BITS)[:, None]) & ((1 << BITS) - 1)
+        if OF_TOKENS:
+            step, minimum = key_affine(steps, minima, place, token, channel, (B + GROUP - 1) // GROUP, GROUP, D)
+        else:
+            step, minimum = value_affine(steps, minima, place, token, channel, B, GROUP, D)
+        norm = norms_of(norms, page, head, token, NORMS, B)
+        _, decoded, err = meaning(code.to(tl.float64), widen(step, BFLOAT), widen(minimum, BFLOAT), norm, ERRORS, D)
+        difference = tl.where(there, widen(bits, BFLOAT) - decoded, 0.0)
+        err = tl.where(there, err, 0.0)
+        squares = spread(tl.sum(difference * difference, 1), squares, first // T)
+        err_squares = spread(tl.sum(err * err, 1), err_squares, first // T)
+        tl.store(w + row[:, None] * DP + channel[None, :], difference, mask=(channel < DP)[None, :])
+    return squares, err_squares
+
+
+@triton.jit
 def _product(
     a,
     N: tl.constexpr,
@@ -161,6 +219,7 @@ def operator_norm_kernel(
     token_codes,
     ratios,
     notes,
+    norms,
     scratch,
     items,
     JOB: tl.constexpr,
@@ -178,6 +237,11 @@ def operator_norm_kernel(
     RP: tl.constexpr,
     DP: tl.constexpr,
     C: tl.constexpr,
+    TURNED: tl.constexpr,
+    NORMS: tl.constexpr,
+    ERRORS: tl.constexpr,
+    W: tl.constexpr,
+    T: tl.constexpr,
     BFLOAT: tl.constexpr,
     GAMMA_D: tl.constexpr,
     GAMMA_R: tl.constexpr,
@@ -199,29 +263,55 @@ def operator_norm_kernel(
         page = tl.load(pages + block).to(tl.int64)
         if page >= 0:
             place = page * H + head
-            squares, err_squares = _rows(
-                x + block * block_stride + head * head_stride + token.to(tl.int64) * token_stride,
-                place,
-                token,
-                exists,
-                codes,
-                steps,
-                minima,
-                anchor + block * anchor_block_stride + head * anchor_head_stride,
-                anchor_channel_stride,
-                w,
-                JOB,
-                B,
-                D,
-                BITS,
-                GROUP,
-                HALF,
-                RH,
-                R,
-                DP,
-                C,
-                BFLOAT,
-            )
+            if TURNED:
+                squares, err_squares = _turned_rows(
+                    x + block * block_stride + head * head_stride,
+                    token_stride,
+                    page,
+                    head,
+                    place,
+                    codes,
+                    steps,
+                    minima,
+                    norms,
+                    w,
+                    B,
+                    D,
+                    BITS,
+                    GROUP,
+                    JOB == 0,
+                    NORMS,
+                    ERRORS,
+                    R,
+                    DP,
+                    W,
+                    T,
+                    BFLOAT,
+                )
+            else:
+                squares, err_squares = _rows(
+                    x + block * block_stride + head * head_stride + token.to(tl.int64) * token_stride,
+                    place,
+                    token,
+                    exists,
+                    codes,
+                    steps,
+                    minima,
+                    anchor + block * anchor_block_stride + head * anchor_head_stride,
+                    anchor_channel_stride,
+                    w,
+                    JOB,
+                    B,
+                    D,
+                    BITS,
+                    GROUP,
+                    HALF,
+                    RH,
+                    R,
+                    DP,
+                    C,
+                    BFLOAT,
+                )
             if JOB == 0:
                 unit = tl.where(exists, 1.0, 0.0).to(tl.float64)
             else:
@@ -286,6 +376,7 @@ def operator_norms(
     largest: int = 0,
     anchor: torch.Tensor | None = None,
     scratch: torch.Tensor | None = None,
+    norms: torch.Tensor | None = None,
 ) -> None:
     """Launch the kernel: scalar `out` of `notes` for every block and head.
 
@@ -308,11 +399,14 @@ def operator_norms(
         For ANCHORED.
     scratch : float64 [`scratch_size`] or None
         None to allocate it.
+    norms : float32 [P, Hn, B], optional
+        Norms of tokens, for RELATIVE of keys that may have them.
     """
     n, heads, block, head_dim = originals.shape
     # distances from the anchor ask for no codes, so that one kernel serves all formats
     bits, group = (8, 0) if job == ANCHORED else (fmt.bits, fmt.group)
-    half, row_half, rows = _tile(block, bits)
+    turned = job != ANCHORED and isinstance(fmt, OscarKeys | OscarValues)
+    half, row_half, rows = _tile(block, 8 if turned else bits)
     padded = triton.cdiv(head_dim, CHANNELS) * CHANNELS
     items = n * heads
     programs = _programs(items, originals.device)
@@ -332,6 +426,7 @@ def operator_norms(
         codes if token_codes is None else token_codes,
         ratios(originals.device),
         notes.view(torch.int16),
+        ratios(originals.device) if norms is None else norms,
         scratch,
         items,
         JOB=job,
@@ -349,6 +444,11 @@ def operator_norms(
         RP=min(rows, PANEL),
         DP=padded,
         C=CHANNELS,
+        TURNED=turned,
+        NORMS=0 if norms is None else norms.shape[1],
+        ERRORS=errors(turned and fmt.rotated),
+        W=triton.next_power_of_2(padded),
+        T=tokens_of(triton.next_power_of_2(padded)),
         BFLOAT=originals.dtype == torch.bfloat16,
         GAMMA_D=gamma(padded + 3),
         GAMMA_R=gamma(rows + 2),

@@ -7,8 +7,12 @@ compile test looks for ``.ftz``). A kernel that uses these is compiled without f
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
+
+LARGEST_BFLOAT16 = tl.constexpr(torch.finfo(torch.bfloat16).max)
+LARGEST_FLOAT16 = tl.constexpr(torch.finfo(torch.float16).max)
 
 
 @triton.jit
@@ -33,6 +37,18 @@ def up_single(x):
     nearest = x.to(tl.float32)
     bits = nearest.to(tl.int32, bitcast=True)
     return tl.where(nearest.to(tl.float64) < x, bits + 1, bits).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def nearest(x, BFLOAT: tl.constexpr):
+    """Bits of the bfloat16 or float16 numbers nearest to FP32 numbers, ties to even; int16. Nothing may overflow."""
+    if BFLOAT:
+        bits = x.to(tl.int32, bitcast=True)
+        # half a unit of what stays, less one where the last bit that stays is 0
+        bits = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.int16)
+    else:
+        bits = x.to(tl.float16).to(tl.int16, bitcast=True)
+    return bits
 
 
 @triton.jit
