@@ -39,6 +39,12 @@ def encode_key_planes(
     scratch : float64 [n] or None
         As for `encode.encode_keys`.
     """
+    if originals.is_cuda:
+        from certkv.fast.kernels import encode_planes as kernels
+
+        if kernels.takes(fmt):
+            kernels.encode_key_planes(originals, pages, pool, planes, fmt, scratch)
+            return
     encode_key_planes_twin(originals, pages, pool, planes, fmt)
 
 
@@ -54,6 +60,12 @@ def encode_value_planes(
 
     ``finer_value_notes`` and ``finer_residual_codes`` of the pool are written.
     """
+    if originals.is_cuda:
+        from certkv.fast.kernels import encode_planes as kernels
+
+        if kernels.takes(fmt):
+            kernels.encode_value_planes(originals, pages, pool, planes, fmt, scratch)
+            return
     encode_value_planes_twin(originals, pages, pool, planes, fmt)
 
 

@@ -7,7 +7,8 @@ import torch
 from certkv.fast.cache import TieredCache
 from certkv.fast.checks import Reasons, real_number
 from certkv.fast.errors import SettingError
-from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS, OscarKeys, OscarValues
+from certkv.fast.formats.planar import Planar
+from certkv.fast.formats.registry import PLANAR_KEY_FORMATS, PLANAR_VALUE_FORMATS, key_format, value_format
 
 HOPPER, LARGEST_HEAD = 9, 256
 
@@ -37,16 +38,6 @@ def checked_scale(scale: float | None, head_dim: int) -> float:
     return value
 
 
-def format_reasons(cache: TieredCache) -> list[str]:
-    """Say which formats of the cache steps do not read."""
-    sides = (("keys", cache.keys, KEY_FORMATS), ("values", cache.values, VALUE_FORMATS))
-    return [
-        f"{what} are {name}, which a cache stores and steps do not read yet"
-        for what, name, known in sides
-        if isinstance(known.get(name), OscarKeys | OscarValues)
-    ]
-
-
 def device_reasons(cache: TieredCache) -> list[str]:
     """Say why kernels cannot run, or would run without a proof, on the cache's GPU."""
     reasons = []
@@ -55,10 +46,11 @@ def device_reasons(cache: TieredCache) -> list[str]:
         reasons.append(f"the GPU has compute capability {major}.{minor}; the kernels' rounding is modelled for 9.x")
     if cache.head_dim % 4 or cache.head_dim > LARGEST_HEAD:
         reasons.append(f"head_dim is {cache.head_dim}; kernels take multiples of 4 up to {LARGEST_HEAD}")
-    if cache.planes.some:
-        names = f"keys={cache.keys!r}, values={cache.values!r}"
-        reasons.append(
-            f"{names} have refinement planes, which kernels do not read yet; give formats of one level, such as "
-            "int8 and int4-g32, or a cache on the CPU"
-        )
+    for side, fmt in (("keys", key_format(cache.keys)), ("values", value_format(cache.values))):
+        if isinstance(fmt, Planar) and (fmt.divided or len(fmt.plane_bits) > 1):
+            refined = ", ".join(PLANAR_KEY_FORMATS if side == "keys" else PLANAR_VALUE_FORMATS)
+            reasons.append(
+                f"{side} are {fmt.name}, whose base plane kernels do not read yet; give one of {refined} other than "
+                "int4+4, a format of one level, or a cache on the CPU"
+            )
     return reasons

@@ -17,6 +17,7 @@ from certkv.fast.encode import encode_keys_twin, encode_values_twin
 from certkv.fast.encode_planes import encode_key_planes_twin, encode_value_planes_twin
 from certkv.fast.formats.planar import Planar, base_of
 from certkv.fast.formats.registry import PLANAR_KEY_FORMATS, PLANAR_VALUE_FORMATS
+from certkv.fast.kernels import encode_planes as kernels
 from certkv.fast.pages import PageTable
 from certkv.fast.planes import Planes
 from certkv.fast.pool import Pool, allocate
@@ -27,7 +28,7 @@ from certkv.reference.numbers import BFLOAT16, FloatType
 from ...reference.annotations.exact import check_operator, check_upper, exact_blocks, quotients, squared_norms
 from ...reference.annotations.test_annotations import check_tokens
 from ...reference.formats.corners import CORNER_IDS, CORNERS, TYPES
-from ..bridge import INTERPRETED_KERNELS, AnyArray, bits, to_torch
+from ..bridge import INTERPRETED_KERNELS, AnyArray, bits, guarded, to_torch
 from ..encoded import PAGE, anchor_of, as_blocks
 from .shared import draw
 
@@ -122,9 +123,26 @@ def encode_with_twin(x: AnyArray, ft: FloatType, fmt: Planar, keys: bool) -> tup
     return pool, planes
 
 
+def encode_with_kernel(x: AnyArray, ft: FloatType, fmt: Planar, keys: bool) -> tuple[Pool, Planes]:
+    """As `encode_with_twin`; a base is encoded by the twin, which test_stored.py compares with its kernel."""
+    original = guarded(to_torch(x, ft))
+    pool, planes = encode_with_twin(x, ft, fmt, keys)
+    pages = torch.arange(PAGE, PAGE + len(x))
+    for tensor in (pool.finer_key_notes, pool.finer_value_notes):
+        tensor.fill_(torch.nan)
+    for tensor in (pool.finer_residual_codes, *planes.keys, *planes.values):
+        tensor.fill_(0xA5)
+    if keys:
+        kernels.encode_key_planes(original, pages, pool, planes, fmt)
+    kernels.encode_value_planes(original, pages, pool, planes, fmt)
+    return pool, planes
+
+
 def judge(encode: Encode, x: AnyArray, ft: FloatType, fmt: Planar) -> None:
     """Planes by page, pages around them untouched; notes of every level at least the exact norms, and not much more."""
     is_key = fmt.name in PLANAR_KEY_FORMATS
+    if encode is encode_with_kernel and not kernels.takes(fmt):
+        return
     pool, planes = encode(x, ft, fmt, is_key)
     inside = slice(PAGE, PAGE + len(x))
     encoded = value_format(fmt.name).encode(x)
@@ -147,7 +165,7 @@ def judge(encode: Encode, x: AnyArray, ft: FloatType, fmt: Planar) -> None:
                 judge_keys(original, meaning, steps, of_keys[i])
 
 
-paths = pytest.mark.parametrize("encode", [encode_with_twin], ids=["twin"])
+paths = pytest.mark.parametrize("encode", [encode_with_twin, encode_with_kernel], ids=["twin", "kernel"])
 
 
 @paths
