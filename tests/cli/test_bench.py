@@ -202,6 +202,38 @@ def test_no_cache_is_begun_after_the_time_that_was_given(run: Run, monkeypatch: 
     assert "dense us" not in outcome.out
 
 
+def test_kernels_are_compiled_ahead(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process takes the steps of one policy in one format; that it really does is seen of the last."""
+    monkeypatch.setattr(gate, "failures", lambda *arguments: iter(()))
+    honest, asked = subprocess.run, []
+
+    def told(words: list[str], **named: Any) -> Any:
+        asked.append(words)
+        return honest(words, **named) if len(asked) == 6 else None
+
+    monkeypatch.setattr(subprocess, "run", told)
+    outcome = run("bench", *SMALL, "--policy", "naive", "--values", "int4,int8", "--jobs", "2", "--commit", "x")
+    assert outcome.code == 0, outcome.err
+    assert "compiling in 2 processes" in outcome.err
+    options_ = [(words[words.index("--values") + 1], words[words.index("--compile") + 1]) for words in asked]
+    assert sorted(options_) == [(v, p) for v in ("int4", "int8") for p in ("budget", "naive", "paper")]
+    assert all("--head-dim=16" in words and "--device=cpu" in words for words in asked)
+
+
+def test_compiling_takes_the_steps_of_a_policy(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    def recorded(scene: Scene, policy: Any, *_: Any) -> Iterator[str]:
+        taken.append(policy)
+        return iter(())
+
+    monkeypatch.setattr(gate, "wrong_steps", recorded)
+    outcome = run("bench", *SMALL, "--compile", "budget")
+    assert (outcome.code, outcome.out) == (0, "")
+    assert {policy.name for policy in taken} == {"budget"}
+    assert len(taken) == 4
+
+
 def test_rows_say_which_code_they_time(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without git and without a version there is nothing to call it, unless it is given a name."""
     monkeypatch.setattr(option_module, "commit", lambda: "unknown")
@@ -295,6 +327,12 @@ def test_the_gate_must_see_every_rung(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "rungs [3] were taken" in found
 
 
+def test_two_bits_pass_the_gate() -> None:
+    """Their bounds are wide: a tolerance is met at once, or from originals."""
+    found = gate_finds("--keys", "oscar", "--values", "oscar", "--head-dim", "32", "--block", "32")
+    assert found == []
+
+
 def test_the_gate_sees_a_replay_that_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     def stale(self: HostClock, run: Any) -> Any:
         run()
@@ -353,6 +391,7 @@ BAD: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("--batch", "0"), ("at least 1",)),
     (("--replays", "0"), ("--replays is 0",)),
     (("--minutes", "nan"), ("--minutes is nan",)),
+    (("--jobs", "-1"), ("--jobs is -1",)),
     (("--policy", "fast"), ("unknown policy 'fast'", "naive, budget, paper")),
     (("--tolerance", "0.1,some"), ("--tolerance some", "met")),
     (("--tolerance", "-1"), ("--tolerance -1",)),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from certkv.cli.bench.options import Options, RefusedError, add_arguments, parsed
+from certkv.cli.bench.options import POLICIES, Options, RefusedError, add_arguments, parsed
 from certkv.cli.present import missing_gpu, missing_library
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ def execute(arguments: argparse.Namespace) -> int:
     import torch
 
     from certkv import fast
-    from certkv.cli.bench.gate import failures
+    from certkv.cli.bench.gate import compiled, failures
     from certkv.cli.bench.rows import WrongError, rows
     from certkv.cli.bench.timing import clock_for, read_rate
 
@@ -96,6 +98,9 @@ def execute(arguments: argparse.Namespace) -> int:
     if options.csv:
         require_appendable(options.csv)
     device = torch.device(options.device)
+    if options.compile:
+        compiled(options, device, clock_for(device, 1))
+        return 0
     setting = described(options, device)
     print(", ".join(f"{name} {value}" for name, value in setting.items()))
     begun = time.monotonic()
@@ -106,6 +111,9 @@ def execute(arguments: argparse.Namespace) -> int:
     torch.manual_seed(0)
     clock = clock_for(device, options.replays)
     try:
+        if (jobs := options.jobs or (len(os.sched_getaffinity(0)) if device.type == "cuda" else 1)) > 1:
+            say(f"compiling in {jobs} processes")
+            compile_ahead(options, jobs)
         say("checking")
         found = list(failures(options, device, clock))
         if found:
@@ -127,6 +135,26 @@ def execute(arguments: argparse.Namespace) -> int:
         raise RefusedError("not enough memory on this device; give fewer tokens or sequences") from error
     say("done")
     return 0
+
+
+SHAPE = ("q_heads", "kv_heads", "head_dim", "block", "dtype", "originals", "scratch_bytes", "device")
+"""Options that say what is compiled."""
+
+
+def compile_ahead(options: Options, jobs: int) -> None:
+    """Compile in processes of their own, by format and policy, into Triton's cache on disk.
+
+    What fails there fails again when it is checked, and is told then.
+    """
+    shape = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in SHAPE]
+    asked = [
+        [sys.executable, "-m", "certkv.cli.bench", *shape, "--keys", keys, "--values", values, "--compile", policy]
+        for keys in options.keys
+        for values in options.values
+        for policy in POLICIES
+    ]
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(lambda words: subprocess.run(words, capture_output=True, check=False), asked))
 
 
 def complained(found: list[str]) -> int:

@@ -60,6 +60,8 @@ class Options:
     scratch_bytes: int
     replays: int
     minutes: float
+    jobs: int
+    compile: str
     device: str
     csv: Path | None
     commit: str
@@ -90,6 +92,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scratch-bytes", type=int, default=0, metavar="BYTES", help="device pool of fetched originals (default 0)")
     add("--replays", type=int, default=40, metavar="N", help="timed runs, of which the median counts (default 40)")
     add("--minutes", type=float, default=math.inf, metavar="M", help="begin no cache after so many (default: no limit)")
+    add(
+        "--jobs",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that compile before anything runs (default: the CPUs)",
+    )
+    add("--compile", choices=POLICIES, default="", help=argparse.SUPPRESS)  # what these processes are told
     add("--device", choices=("cuda", "cpu"), default="cuda", help="cpu times the torch twins: no speed of a kernel")
     add("--csv", type=Path, metavar="OUT", help="append a row per setting, with commit, GPU and versions")
     add("--commit", default="", metavar="NAME", help="what the rows call this code (default: asked of git)")
@@ -114,6 +124,8 @@ def parsed(arguments: argparse.Namespace) -> Options:
         if name not in POLICIES:
             raise RefusedError(f"--policy: unknown policy {name!r}; choose from {', '.join(POLICIES)}, comma-separated")
     numbers["tolerance"] = tuple(_tolerance(part.strip()) for part in numbers["tolerance"].split(","))
+    if numbers["jobs"] < 0:
+        raise RefusedError(f"--jobs is {numbers['jobs']}; give at least 1, or 0 for the number of CPUs")
     if not numbers["minutes"] > 0:
         raise RefusedError(f"--minutes is {numbers['minutes']}; give a positive number")
     numbers["commit"] = numbers["commit"] or commit()
