@@ -223,9 +223,9 @@ def refine_kernel(
         if TURNED_KEYS:
             # programs of a list write the same numbers; each reads what it wrote
             whole = tl.arange(0, DP)
-            mask = heads[:, None] & (whole < D)[None, :]
-            to = row[:, None] * D + whole[None, :]
-            tl.store(turned_query + to, rotate(load16(q + to, mask, BFLOAT), D), mask=mask)
+            whole_mask = heads[:, None] & (whole < D)[None, :]
+            whole_at = row[:, None] * D + whole[None, :]
+            tl.store(turned_query + whole_at, rotate(load16(q + whole_at, whole_mask, BFLOAT), D), mask=whole_mask)
             tl.debug_barrier()
         sum_o = ()
         sum_turned = ()
