@@ -56,7 +56,7 @@ class PlanesCacheMachine(AppendMachine):
         planes: Any,
     ) -> None:
         """Make an empty cache of each kind."""
-        CacheMachine.start(self, batch, kv_heads, block, head_dim, "int8", dtype, place, 2)
+        CacheMachine.start(self, batch, kv_heads, block, head_dim, "int8", "int8", dtype, place, 2)
         self.ours = fast.TieredCache(
             batch,
             kv_heads,
@@ -148,7 +148,7 @@ class PlanesStepMachine(StepMachine):
         planes: Any,
     ) -> None:
         """Make an empty cache of each kind."""
-        StepMachine.start(self, batch, kv_heads, group, block, head_dim, "int8", dtype, place)
+        StepMachine.start(self, batch, kv_heads, group, block, head_dim, "int8", "int8", dtype, place)
         sizes = {"keys": keys, "values": values, "block": block, "planes": planes}
         self.ours = fast.TieredCache(batch, kv_heads, head_dim, 8 * block + 3, dtype, originals=place, **sizes)
         self.theirs = [
