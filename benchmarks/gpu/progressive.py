@@ -55,9 +55,12 @@ class System:
 
 
 SYSTEMS = (
-    System("int8/int4", "int8", "int4"),
-    System("int8/int4 planes", "int8+4", "int4+4", "host"),
-    System("int8/int4 planes on the device", "int8+4", "int4+4", "device"),
+    System("int8/int4", "int8", "int4-g32"),
+    System("int8/int4 planes", "int8+4", "int4-g32+4", "host"),
+    System("int8/int4 planes on the device", "int8+4", "int4-g32+4", "device"),
+    System("int8/int4 per channel", "int8", "int4"),
+    System("int4/int4 planes", "int4+4", "int4+4", "host"),
+    System("int4/int4 planes on the device", "int4+4", "int4+4", "device"),
     System("int8/int8", "int8", "int8"),
     System("oscar", "oscar", "oscar"),
     System("oscar planes", "oscar+2+4", "oscar+2+4", "host"),

@@ -61,12 +61,13 @@ def test_every_policy_is_sound(capture: Path, run: Run, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:triton.runtime.interpreter")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.language")
-def test_kernels_are_sound(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("formats", [(), ("--keys", "int8+4", "--values", "int4-g32+4")], ids=["one level", "planes"])
+def test_kernels_are_sound(formats: tuple[str, ...], run: Run, tmp_path: Path) -> None:
     """In the interpreter, which takes a second for a step: few tokens."""
     path = save(synthetic(queries=1, q_heads=2, kv_heads=1, tokens=45), tmp_path / "a.safetensors")
     out = tmp_path / "o.json"
     options = ("--policy", "naive,budget", "--tolerance", "0.02", "--block", "8", "--json", out)
-    outcome = run("audit", path, "--backend", "triton", *options)
+    outcome = run("audit", path, "--backend", "triton", *options, *formats)
     assert outcome.code == 0, outcome.err
     tree = read_json(out)
     assert tree["config"]["backend"] == "triton"
@@ -233,8 +234,8 @@ def test_settings_without_kernels_are_refused(
 
 
 def test_kernels_without_planes_are_told(capture: Path, run: Run) -> None:
-    options = ("--keys", "int8+4", "--planes", "device")
-    run("audit", capture, "--backend", "triton", *options).refused("--keys int8+4: kernels do not", "--backend torch")
+    options = ("--keys", "int8+4", "--values", "int4+4", "--planes", "device")
+    run("audit", capture, "--backend", "triton", *options).refused("--values int4+4: kernels do not", "--backend torch")
 
 
 def test_queries_of_another_type_are_refused(run: Run, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from certkv import fast
 from certkv.cli.backends.base import CacheSettings, Formats, Storage, Taken
 from certkv.cli.capture import Capture, Layer
 from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
-from certkv.fast.formats.registry import PLANAR_KEY_FORMATS, PLANAR_VALUE_FORMATS
+from certkv.fast.formats.planar import Planar
+from certkv.fast.formats.registry import PLANAR_KEY_FORMATS, PLANAR_VALUE_FORMATS, key_format, value_format
 from certkv.fast.plan import Plan
 from certkv.reference import Certificate, DTypeError, InputError, Policy, SettingError, Status, Step
 from certkv.reference.numbers.types import AnyArray, FloatArray, IntArray
@@ -101,16 +102,18 @@ class FastBackend:
                 f"--residual {asked.residual}: backend {self.name} codes every block as soon as it is full; leave "
                 "--residual out, or use --backend reference"
             )
-        planar = {*PLANAR_KEY_FORMATS, *PLANAR_VALUE_FORMATS}
-        for option, name, known in (("--keys", asked.keys, KEYS), ("--values", asked.values, VALUES)):
+        sides = (("--keys", asked.keys, KEYS, key_format), ("--values", asked.values, VALUES, value_format))
+        for option, name, known, find in sides:
             if name is not None and name not in known:
                 raise SettingError(
                     f"{option}: backend {self.name} has no format {name!r}; choose one of {', '.join(known)}, or "
                     "--backend reference"
                 )
-            if name in planar and self.name == "triton":
+            fmt = None if name is None else find(name)
+            # what a plan refuses on a GPU, and not in the interpreter
+            if self.name == "triton" and isinstance(fmt, Planar) and (fmt.divided or len(fmt.plane_bits) > 1):
                 raise SettingError(
-                    f"{option} {name}: kernels do not read refinement planes yet; use --backend torch or reference"
+                    f"{option} {name}: kernels do not read its base plane yet; use --backend torch or reference"
                 )
         for layer in capture.layers:
             if layer.q.dtype != layer.k.dtype:
