@@ -1,7 +1,9 @@
 """Whole steps on a GPU: right first (bounds, captured graphs, failures), then audited at 128K tokens, then timed.
 
     python benchmarks/gpu/step_check.py [--part check|audit|time|scratch] [--tokens 131072] [--queries 200]
-                                        [--scratch 268435456]
+                                        [--scratch 268435456] [--keys oscar --values oscar]
+
+With ``--keys`` or ``--values`` the check and the audit are of these formats alone.
 
 It exits with 1 at the first thing that does not hold. Without a GPU the twins run on small shapes, and nothing is
 captured or timed. Truth is float64 attention of the originals with a proved error; a violation is an error that is
@@ -14,6 +16,7 @@ import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,11 +35,19 @@ class Case:
     """A filled cache and what went into it."""
 
     def __init__(
-        self, tokens: list[int], kv_heads: int, group: int, d: int, block: int, values: str, dtype: torch.dtype
+        self,
+        tokens: list[int],
+        kv_heads: int,
+        group: int,
+        d: int,
+        block: int,
+        values: str,
+        dtype: torch.dtype,
+        keys: str = "int8",
     ) -> None:
         self.tokens, self.kv_heads, self.group, self.d, self.dtype = tokens, kv_heads, group, d, dtype
         batch, longest = len(tokens), max(tokens)
-        self.cache = self.empty(0, block, values)
+        self.cache = self.empty(0, block, values, keys)
         k, v = torch.randn(2, batch, longest, kv_heads, d, device=DEVICE)
         # a few channels are large, as after RoPE in trained models, and a first token that attracts
         k[..., ::17] *= 4.0
@@ -46,10 +57,11 @@ class Case:
         self.cache.append(self.k, self.v, lengths=tokens if len(set(tokens)) > 1 else None)
         self.scale = d**-0.5
 
-    def empty(self, scratch_bytes: int, block: int, values: str) -> TieredCache:
+    def empty(self, scratch_bytes: int, block: int, values: str, keys: str = "int8") -> TieredCache:
         """Return a cache for these tokens, without any."""
         sizes = (len(self.tokens), self.kv_heads, self.d, max(self.tokens) + 2 * block)
-        return TieredCache(*sizes, self.dtype, values=values, block=block, scratch_bytes=scratch_bytes, device=DEVICE)
+        formats: dict[str, Any] = {"keys": keys, "values": values}
+        return TieredCache(*sizes, self.dtype, **formats, block=block, scratch_bytes=scratch_bytes, device=DEVICE)
 
     def queries(self, kind: str) -> torch.Tensor:
         """Draw queries: diffuse ones, ones that look for a token, or a mixture over heads."""
@@ -279,30 +291,42 @@ def main() -> None:
     parser.add_argument("--part", choices=("check", "audit", "time", "scratch"))
     parser.add_argument("--tokens", type=int, default=131072 if GPU else 300)
     parser.add_argument("--queries", type=int, default=200 if GPU else 3)
+    parser.add_argument("--keys", help="format of keys for the check and the audit; default int8")
+    parser.add_argument("--values", help="format of values for the check and the audit; default several")
     parser.add_argument("--scratch", type=int, default=256 << 20, help="bytes of scratch")
     args = parser.parse_args()
     torch.manual_seed(1)
     f16, bf16 = torch.float16, torch.bfloat16
+    asked, keys, values = bool(args.keys or args.values), args.keys or "int8", args.values or "int4"
     if args.part in (None, "check"):
-        cases: list[tuple[list[int], int, int, int, int, str, torch.dtype]] = [([300, 77], 2, 2, 64, 16, "int4", f16)]
-        if GPU:
+        cases: list[tuple[list[int], int, int, int, int, str, torch.dtype, str]]
+        cases = [([300, 77], 2, 2, 64, 16, "int4", f16, "int8"), ([300, 77], 2, 2, 64, 32, "oscar", f16, "oscar")]
+        if asked:
+            cases = [([5000, 1200, 64], 8, 4, 128, 64, values, f16, keys), ([2000], 2, 8, 80, 32, values, bf16, keys)]
+        elif GPU:
             say(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
             cases = [
-                ([5000, 1200, 64], 8, 4, 128, 64, "int4", f16),
-                ([3000], 8, 4, 128, 64, "int8", f16),
-                ([2000, 31], 4, 2, 64, 64, "int4-g32", bf16),
-                ([2000], 2, 8, 96, 32, "int8-g64", bf16),
-                ([1500, 700], 2, 1, 80, 16, "int4", bf16),
-                ([1500], 2, 3, 192, 64, "int8", f16),
-                ([1500], 2, 4, 256, 64, "int4-g32", f16),
+                ([5000, 1200, 64], 8, 4, 128, 64, "int4", f16, "int8"),
+                ([3000], 8, 4, 128, 64, "int8", f16, "int8"),
+                ([2000, 31], 4, 2, 64, 64, "int4-g32", bf16, "int8"),
+                ([2000], 2, 8, 96, 32, "int8-g64", bf16, "int8"),
+                ([1500, 700], 2, 1, 80, 16, "int4", bf16, "int8"),
+                ([1500], 2, 3, 192, 64, "int8", f16, "int8"),
+                ([1500], 2, 4, 256, 64, "int4-g32", f16, "int8"),
+                ([5000, 1200, 64], 8, 4, 128, 64, "oscar", f16, "oscar"),
+                ([2000, 31], 4, 2, 64, 64, "oscar-4", bf16, "oscar-4"),
+                ([1500, 700], 2, 1, 80, 32, "oscar", bf16, "int8"),
+                ([1500], 2, 3, 96, 64, "int4-g32", f16, "oscar-head"),
+                ([3000], 8, 2, 256, 128, "kivi", f16, "oscar-g128"),
             ]
         for setting in cases:
             case = Case(*setting)
             for policy in (Naive(), PaperPolicy(), Budget(0.05), Budget(0.01), Budget(0.02, "output"), Budget(0.0)):
                 check(case, policy, f"{setting}, {policy}")
     if args.part in (None, "audit"):
-        for values in ("int4", "int8"):
-            case = Case([args.tokens], 8 if GPU else 2, 4, 128, 64, values, f16)
+        for of_keys, of_values in [(keys, values)] if asked else [("int8", "int4"), ("int8", "int8")]:
+            case = Case([args.tokens], 8 if GPU else 2, 4, 128, 64, of_values, f16, of_keys)
+            say(f"keys {of_keys}, values {of_values}")
             policies = (Naive(), PaperPolicy(), Budget(0.05), Budget(0.02), Budget(0.05, "output"), Budget(0.0))
             audit(case, policies, args.queries)
             del case

@@ -22,15 +22,21 @@ CHARGES = Charges(2.0**-14, SCORE, SCORE, SCORE, 1.001, 1e-10, 0.999, 1e-9, 1e-5
 
 
 def launches() -> None:
-    for values, dtype in (("int4-g32", torch.float16), ("int8", torch.bfloat16), ("int4", torch.float16)):
+    for keys, values, dtype in (
+        ("int8", "int4-g32", torch.float16),
+        ("int8", "int8", torch.bfloat16),
+        ("int8", "int4", torch.float16),
+        ("oscar", "oscar", torch.float16),
+    ):
         batch, heads, kv_heads, head_dim, block, blocks = 1, 32, 8, 128, 64, 2048
         coded = Coded(
-            allocate(4, kv_heads, block, head_dim, dtype, values),
+            allocate(4, kv_heads, block, head_dim, dtype, values, keys=keys),
             torch.zeros(batch, blocks, dtype=torch.int32),
             torch.zeros(batch, dtype=torch.int32),
             torch.zeros(batch, kv_heads, head_dim),
             values,
             1,
+            keys,
         )
         per_block = torch.zeros(batch, heads, blocks)
         per_head = torch.zeros(batch, heads)

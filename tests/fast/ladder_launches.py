@@ -10,9 +10,11 @@ from certkv.fast.plan import plan
 from certkv.fast.policies import Budget
 
 SETTINGS = (
-    # values, type, query heads, head size, capacity, bytes of scratch
-    ("int4", torch.float16, 32, 128, 131072, 1 << 20),
-    ("int8-g64", torch.bfloat16, 64, 256, 4096, 0),
+    # keys, values, type, query heads, head size, capacity, bytes of scratch
+    ("int8", "int4", torch.float16, 32, 128, 131072, 1 << 20),
+    ("int8", "int8-g64", torch.bfloat16, 64, 256, 4096, 0),
+    ("oscar", "oscar", torch.float16, 32, 128, 131072, 0),
+    ("oscar-4", "oscar-4", torch.bfloat16, 64, 256, 4096, 0),
 )
 
 
@@ -21,8 +23,9 @@ def nothing(*_: object) -> None:
 
 
 def launches() -> None:
-    for values, dtype, heads, head_dim, capacity, scratch_bytes in SETTINGS:
-        cache = TieredCache(1, 8, head_dim, capacity, dtype, values=values, scratch_bytes=scratch_bytes, pages=4)
+    for keys, values, dtype, heads, head_dim, capacity, scratch_bytes in SETTINGS:
+        sizes = (1, 8, head_dim, capacity, dtype)
+        cache = TieredCache(*sizes, keys=keys, values=values, scratch_bytes=scratch_bytes, pages=4)
         cache.append(*torch.zeros(2, 1, 1, 8, head_dim, dtype=dtype))
         made = plan(cache, heads, Budget(0.05))
         made.passes = kernels()._replace(attend=nothing, first_tier=nothing)

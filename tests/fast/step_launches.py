@@ -11,16 +11,18 @@ from certkv.fast.plan import plan
 from certkv.fast.policies import Budget
 
 SETTINGS = (
-    ("int4", torch.float16, 32, 128, torch.float16),
-    ("int4-g32", torch.float16, 8, 64, torch.float32),
-    ("int8", torch.bfloat16, 64, 256, torch.bfloat16),
-    ("int8-g64", torch.bfloat16, 24, 96, torch.bfloat16),
+    ("int8", "int4", torch.float16, 32, 128, torch.float16),
+    ("int8", "int4-g32", torch.float16, 8, 64, torch.float32),
+    ("int8", "int8", torch.bfloat16, 64, 256, torch.bfloat16),
+    ("int8", "int8-g64", torch.bfloat16, 24, 96, torch.bfloat16),
+    ("oscar", "oscar", torch.float16, 32, 128, torch.float16),
+    ("oscar-4", "oscar-4", torch.bfloat16, 32, 80, torch.bfloat16),
 )
 
 
 def launches() -> None:
-    for values, dtype, heads, head_dim, out_dtype in SETTINGS:
-        cache = TieredCache(1, 8, head_dim, 4096, dtype, values=values)
+    for keys, values, dtype, heads, head_dim, out_dtype in SETTINGS:
+        cache = TieredCache(1, 8, head_dim, 4096, dtype, keys=keys, values=values)
         made = plan(cache, heads, Budget(0.05), out_dtype=out_dtype)
         ws, parts, state = made.ws, made.parts, made._state()
         q, moved = torch.zeros(1, heads, head_dim, dtype=dtype), torch.zeros(1, dtype=torch.int64)

@@ -32,4 +32,4 @@ def test_registers_spills_and_rounding() -> None:
         assert int(spills) <= SPILLS, line
         assert int(shared) <= SHARED_MEMORY, line
         assert int(loose) == LOGARITHMS, line
-    assert len(lines) == 2
+    assert len(lines) == 4

@@ -28,5 +28,5 @@ def test_no_spills_and_no_flushing() -> None:
         assert int(registers) <= 255, line
         assert int(shared) <= SHARED_MEMORY, line
     own = ("begin_kernel", "refine_kernel", "keep_largest_kernel", "exact_terms_kernel", "finish_kernel")
-    # four settings; corrections are joined in the first round and in later ones
-    assert kernels == dict.fromkeys(own, 4) | {"refine_kernel": 8, "settle_kernel": 8}
+    # six settings; corrections are joined in the first round and in later ones
+    assert kernels == dict.fromkeys(own, 6) | {"refine_kernel": 12, "settle_kernel": 12}

@@ -17,16 +17,27 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:triton.runtime.interpreter"),
     pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.language"),
+    # rotating a query that is not finite
+    pytest.mark.filterwarnings("ignore:invalid value encountered in reduce:RuntimeWarning"),
 ]
 
 TOKENS, KV_HEADS, GROUP, HEAD_DIM, BLOCK = (45, 11), 1, 2, 16, 8
 
 
-@pytest.mark.parametrize(("values", "dtype"), [("int4", torch.float16), ("int8-g64", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("keys", "values", "dtype"),
+    [
+        ("int8", "int4", torch.float16),
+        ("int8", "int8-g64", torch.bfloat16),
+        ("oscar", "oscar", torch.float16),
+        ("oscar-head", "oscar-4", torch.bfloat16),
+        ("int8", "oscar", torch.float16),
+    ],
+)
 @pytest.mark.parametrize("policy", [Naive(), PaperPolicy(coverage=0.8), Budget(0.03), Budget(0.0)])
-def test_kernels_are_a_step(values: str, dtype: torch.dtype, policy: Policy) -> None:
+def test_kernels_are_a_step(keys: str, values: str, dtype: torch.dtype, policy: Policy) -> None:
     made = torch.Generator().manual_seed(4)
-    cache = TieredCache(2, KV_HEADS, HEAD_DIM, 48, dtype, values=values, block=BLOCK)
+    cache = TieredCache(2, KV_HEADS, HEAD_DIM, 48, dtype, keys=keys, values=values, block=BLOCK)
     k, v = torch.randn(2, 2, TOKENS[0], KV_HEADS, HEAD_DIM, generator=made).to(dtype)
     cache.append(k, v, lengths=TOKENS)
     q = (2 * torch.randn(2, GROUP, HEAD_DIM, generator=made)).to(dtype)
@@ -43,10 +54,11 @@ def test_kernels_are_a_step(values: str, dtype: torch.dtype, policy: Policy) -> 
         assert ((certificate.bound <= certificate.tolerance) | (certificate.rung == 3)).all()
     twin = plan(cache, GROUP, policy)
     other = twin.run(q, out=twin.step()).certificate
-    # none of these decisions is near a tie
-    assert torch.equal(certificate.rung, other.rung)
-    assert torch.equal(certificate.promoted, other.promoted)
-    assert torch.equal(certificate.host_bytes, other.host_bytes)
+    if "oscar" not in keys + values:
+        # none of these decisions is near a tie; codes as operands are charged what no twin pays
+        assert torch.equal(certificate.rung, other.rung)
+        assert torch.equal(certificate.promoted, other.promoted)
+        assert torch.equal(certificate.host_bytes, other.host_bytes)
     q[1, 1, 7] = float("inf")
     if not isinstance(policy, Naive):
         cache.originals.lose(0)
