@@ -33,6 +33,7 @@ from certkv.fast.kernels.pass_state import exact_block, load_query, row_squares,
 from certkv.fast.kernels.score_block import token_of
 from certkv.fast.kernels.shape import Shape, bits, format_constants
 from certkv.fast.kernels.two_passes import two_passes
+from certkv.fast.pool import VALUE_NOTES
 from certkv.fast.resident import Resident
 from certkv.fast.workspace import BIAS, Workspace
 
@@ -52,6 +53,7 @@ def attend_kernel(
     value_codes_,
     value_step,
     value_minimum,
+    value_norms,
     page_table,
     lengths,
     resident_keys,
@@ -163,9 +165,9 @@ def attend_kernel(
         if SEPARATE:
             m, l, o = two_passes(
                 q, sign, c2, query, c, key_codes, key_step, key_minimum, key_norm, value_codes_, value_step,
-                value_minimum, page_table, weights, reference, statistics, row, first, last, max_blocks, H, G, GP, D,
-                DP, VC, B, RP, NP, KEY_BITS, KEY_GROUP, NORMS, KEY_OFFSET, KEYS_ROTATED, BITS, GROUP, VALUE_OFFSET,
-                VALUES_ROTATED, STAGES, BFLOAT, BIAS, STATISTICS, INTERPRET,
+                value_minimum, value_norms, page_table, weights, reference, statistics, row, first, last, max_blocks,
+                H, G, GP, D, DP, VC, B, RP, NP, KEY_BITS, KEY_GROUP, NORMS, KEY_OFFSET, KEYS_ROTATED, BITS, GROUP,
+                VALUE_OFFSET, VALUES_ROTATED, STAGES, BFLOAT, BIAS, STATISTICS, INTERPRET,
             )  # fmt: skip
         else:
             token, there = token_of(i, B, RP)
@@ -225,6 +227,7 @@ def launch(
         pool.value_codes.view(torch.int32),
         bits(pool.value_step),
         bits(pool.value_minimum),
+        bits(pool.value_notes)[..., VALUE_NOTES.index("decoded_norm_ub")],
         coded.page_table,
         coded.lengths,
         bits(resident.keys),

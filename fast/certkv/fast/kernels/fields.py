@@ -189,3 +189,14 @@ def stack(x, N: tl.constexpr):
     else:
         y = x[0]
     return tl.reshape(y, [N * A, C])
+
+
+@triton.jit
+def first_columns(x, ROWS: tl.constexpr, GP: tl.constexpr, C: tl.constexpr):
+    """Of C columns, C/GP side by side of every head, the first: [ROWS, C] -> [ROWS, GP].
+
+    A tile of a dot product has eight columns at least; with fewer heads they are all there twice.
+    """
+    if C == 2 * GP:
+        x, _ = tl.split(tl.reshape(x, [ROWS, GP, 2]))
+    return x

@@ -4,17 +4,18 @@ For the channels c of group j, with P the executed weights::
 
     sum_t P_t v_tc = sum_t (P_t s_tj) code_tc + sum_t P_t z_tj
 
-Codes are operands as they are (`certkv.fast.kernels.fields`), ``code F^f 2^-24`` in field f of a byte, and steps are
-folded into the weights, once per group and not per channel. A power of two brings the largest step of the block to
-[1, 2), and with the inverse of ``F^f`` on top of it, per token, the products are two binary16 numbers::
+Codes are operands as they are (`certkv.fast.kernels.fields`), ``code F^f 2^-24`` in field f of a byte, F = 2^bits, and
+steps are folded into the weights, once per group and not per channel. A power of two 2^k brings all steps of the block
+below 4, and with the inverse of ``F^f`` on top of it, per field, the products are two binary16 numbers::
 
-    s'     = fp16(s 2^k F^-f)      first = fp16(P s')      second = P s' - first
+    s'     = fp16(s fp16(2^k F^-f))      first = fp16(P s')      second = P s' - first
 
-in columns side by side; both are exact, unless they are subnormal. With bfloat16 steps the product is rounded to
-binary32 and cut in two. The dot product starts from zero; its result times ``2^(24 - k)`` is the block's. Minima are
-multiplied with P by a dot product of their own, and reach the output after the last block.
+both exact, unless they are subnormal. With bfloat16 steps the product is rounded to binary32 and cut in two. Two dot
+products go into one sum, that of the second parts first, which starts from zero; its result times ``2^(24 - k)`` is the
+block's. Minima are multiplied with P by a dot product of their own, and reach the output after the last block.
 
-P is read from memory, where the scores' pass has put it: it then comes in the order in which it is multiplied.
+P is read from memory, where the scores' pass has put it: so it comes in the order in which it is multiplied. No operand
+may depend on a position but through what is loaded, or the compiler does not see that.
 """
 # ruff: noqa: RUF005, SIM108 (Triton adds tuples and branches on constants)
 # mypy: disable-error-code="assignment"
@@ -24,62 +25,65 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from certkv.fast.kernels.fields import stack, unstack, value_fields
-from certkv.fast.kernels.operands import operand, pair, widen
+from certkv.fast.kernels.fields import first_columns, stack, unstack, value_fields
+from certkv.fast.kernels.operands import bfloat, operand, widen
 from certkv.fast.kernels.pass_state import power_of_two
 
-FOLD: tl.constexpr = tl.constexpr("{ .reg .b32 a; mul.rn.f16x2 a, $2, $3; fma.rn.f16x2 $0, $1, $3, a; }")
-FOLD_REGISTERS: tl.constexpr = tl.constexpr("=r,r,r,r")
+WEIGHT: tl.constexpr = tl.constexpr(
+    "{ .reg .b32 a; mul.rn.f16x2 $0, $2, $3; neg.f16x2 a, $0; fma.rn.f16x2 $1, $2, $3, a; }"
+)
+WEIGHT_REGISTERS: tl.constexpr = tl.constexpr("=&r,=&r,r,r")
+TWO_HALVES: tl.constexpr = tl.constexpr((tl.float16, tl.float16))
 
 
 @triton.jit
-def step_shift(steps, BFLOAT: tl.constexpr):
-    """Return the k of the power of two 2^k that brings the largest step to [1, 2)."""
-    exponent = (tl.max(steps).to(tl.int32, bitcast=True) >> 23) - 127
+def step_shift(norm, BFLOAT: tl.constexpr):
+    """Return the k of the power of two 2^k that brings all steps of a block below 4, from the bits of a norm, int32.
+
+    The norm is that of the largest decoded token, in bfloat16. Two decoded numbers of a token are a step apart, so that
+    a step is at most twice as much.
+    """
+    exponent = ((norm.to(tl.int32) >> 7) & 0xFF) - 127
     if BFLOAT:
-        shift = tl.minimum(tl.maximum(-exponent, -120), 120)
+        shift = tl.minimum(tl.maximum(-exponent, -100), 100)
     else:
-        # 2^-14 is the smallest power that binary16 has all bits of
-        shift = tl.minimum(-exponent, 14)
+        # 2^k is a binary16 number, and 65504 2^-15 is below 4
+        shift = tl.minimum(tl.maximum(-exponent, -15), 15)
     return shift
 
 
 @triton.jit
-def folded_weights(p, step, power, GP: tl.constexpr, BFLOAT: tl.constexpr, INTERPRET: tl.constexpr):
-    """``P s`` times powers of two as two binary16 numbers side by side, [K, 2 GP]; p binary16 [K, GP], others [K]."""
-    K: tl.constexpr = p.shape[0]
-    column = tl.arange(0, 2 * GP)
-    second = tl.broadcast_to((column % 2 == 1)[None, :], [K, 2 * GP])
-    both = tl.reshape(tl.broadcast_to(p[:, :, None], [K, GP, 2]), [K, 2 * GP])
+def folded_weights(p, step, power, FIELD_POWER: tl.constexpr, BFLOAT: tl.constexpr, INTERPRET: tl.constexpr):
+    """``P s`` times powers of two as two binary16 numbers, [R, C] each; p binary16 [R, C], step [R], power [1]."""
+    power = power * FIELD_POWER
     if BFLOAT:
-        w = both.to(tl.float32) * (step * power)[:, None]
+        w = p.to(tl.float32) * (widen(step, True) * power)[:, None]
         first = w.to(tl.float16)
-        folded = tl.where(second, (w - first.to(tl.float32)).to(tl.float16), first)
-    elif INTERPRET:
-        s = (step * power.to(tl.float16))[:, None]
-        first = both * s
-        folded = tl.where(second, (both.to(tl.float32) * s.to(tl.float32) - first.to(tl.float32)).to(tl.float16), first)
+        second = (w - first.to(tl.float32)).to(tl.float16)
     else:
-        s = tl.broadcast_to((step * power.to(tl.float16))[:, None], [K, 2 * GP])
-        # 0 in a column of first parts, where the product is then rounded; -P in one of second parts, where the fused
-        # operation leaves what that rounding takes away
-        less = both * tl.where(column % 2 == 1, -1.0, 0.0).to(tl.float16)[None, :]
-        folded = tl.inline_asm_elementwise(
-            FOLD, FOLD_REGISTERS, [both, less, s], dtype=tl.float16, is_pure=True, pack=2
-        )
-    return folded
+        s = tl.broadcast_to((step * power.to(tl.float16))[:, None], p.shape)
+        if INTERPRET:
+            first = p * s
+            second = (p.to(tl.float32) * s.to(tl.float32) - first.to(tl.float32)).to(tl.float16)
+        else:
+            first, second = tl.inline_asm_elementwise(
+                WEIGHT, WEIGHT_REGISTERS, [p, s], dtype=TWO_HALVES, is_pure=True, pack=2
+            )
+    return first, second
 
 
 @triton.jit
 def grouped_block(
-    codes, steps, minima, place, weights, at, factor, o, sums, live, GP: tl.constexpr, D: tl.constexpr,
-    DP: tl.constexpr, B: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, BFLOAT: tl.constexpr,
+    codes, steps, minima, norms, place, weights, at, factor, o, sums, G: tl.constexpr, GP: tl.constexpr,
+    D: tl.constexpr, DP: tl.constexpr, B: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, BFLOAT: tl.constexpr,
     OFFSET: tl.constexpr, INTERPRET: tl.constexpr
 ):  # fmt: skip
     """Add a block times ``factor`` [GP] to the output and to the sums of minima.
 
     Parameters
     ----------
+    norms : pointer
+        Largest norm of a decoded token, of the block.
     weights : pointer
         P of the block is at ``at`` [GP], for live heads.
     o : tensors [GC, GP]
@@ -95,6 +99,7 @@ def grouped_block(
     NG: tl.constexpr = DP // GC
     GROUPS: tl.constexpr = (D + GROUP - 1) // GROUP
     K: tl.constexpr = F * RT
+    C: tl.constexpr = max(8, GP)
     k = tl.arange(0, K)
     token = (k // RT) * R + k % RT
     there = (k % RT < R) & (token < B)
@@ -114,44 +119,61 @@ def grouped_block(
         inside = there[:, None] & (j < GROUPS)[None, :]
         s = tl.load(steps + metadata, mask=inside, other=0)
         z = tl.load(minima + metadata, mask=inside, other=0)
-    p = tl.load(weights + at[None, :] + token[:, None], mask=live[None, :] & there[:, None], other=0)
-    shift = step_shift(widen(s, BFLOAT), BFLOAT)
-    power = power_of_two(shift - BITS * (k // RT))
-    scale = factor * power_of_two(24 - shift)
+    if FULL and G == GP:
+        p = tl.load(weights + at[None, :] + token[:, None])
+    else:
+        live = (tl.arange(0, GP) < G)[None, :] & there[:, None]
+        p = tl.load(weights + at[None, :] + token[:, None], mask=live, other=0)
+    shift = step_shift(tl.load(norms + tl.arange(0, 1)), BFLOAT)
+    power = power_of_two(shift)
+    # a tile has eight columns, at least; of those beyond the heads the dot products are not used
+    p = tl.reshape(tl.broadcast_to(p[:, :, None], [K, GP, C // GP]), [K, C])
+    weights_of = unstack(tl.permute(tl.reshape(p, [F, RT, C]), (1, 2, 0)), F)
+    steps_of = unstack(tl.permute(tl.reshape(s, [F, RT, NG]), (1, 2, 0)), F)
     by_group = unstack(tl.permute(tl.reshape(word, [RT, NG, GC // 4]), (0, 2, 1)), NG)
-    step = unstack(s[:, None, :], NG)
+    scale = factor * power_of_two(24 - shift)
     joined = ()
     for v in tl.static_range(NG):
         if v < GROUPS:
-            one = tl.reshape(step[v], [K])
-            if BFLOAT:
-                one = widen(one, True)
-            folded = folded_weights(p, one, power, GP, BFLOAT, INTERPRET)
-            acc = tl.dot(value_fields(by_group[v], BITS, INTERPRET), folded)
-            tile = tl.sum(tl.reshape(acc, [GC, GP, 2]), 2)
+            firsts = ()
+            seconds = ()
+            for f in tl.static_range(F):
+                step = tl.reshape(unstack(steps_of[f][:, None, :], NG)[v], [RT])
+                first, second = folded_weights(weights_of[f], step, power, 1.0 / (1 << (BITS * f)), BFLOAT, INTERPRET)
+                firsts = firsts + (first,)
+                seconds = seconds + (second,)
+            operand_ = value_fields(by_group[v], BITS, INTERPRET)
+            acc = tl.dot(operand_, stack(firsts, F), tl.dot(operand_, stack(seconds, F)))
+            tile = first_columns(acc, GC, GP, C)
             joined = joined + (tl.fma(tile, tl.broadcast_to(scale[None, :], [GC, GP]), o[v]),)
         else:
             joined = joined + (o[v],)
-    lowest = minima_sums(z, p, NG, GP, K, BFLOAT, INTERPRET)
+    lowest = minima_sums(z, p, NG, GP, K, C, BFLOAT, INTERPRET)
     if OFFSET > 0.0:
-        lowest = tl.fma(minima_sums(s, p, NG, GP, K, BFLOAT, INTERPRET), OFFSET, lowest)
+        lowest = tl.fma(minima_sums(s, p, NG, GP, K, C, BFLOAT, INTERPRET), OFFSET, lowest)
     return joined, tl.fma(lowest, tl.broadcast_to(factor[None, :], [16, GP]), sums)
 
 
 @triton.jit
 def minima_sums(
-    z, p, NG: tl.constexpr, GP: tl.constexpr, K: tl.constexpr, BFLOAT: tl.constexpr, INTERPRET: tl.constexpr
-):
-    """``sum_t P_t z_tj``: z [K, NG] as stored, p binary16 [K, GP] -> [16, GP], row i for group ``i mod NG``."""
+    z, p, NG: tl.constexpr, GP: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BFLOAT: tl.constexpr,
+    INTERPRET: tl.constexpr
+):  # fmt: skip
+    """``sum_t P_t z_tj``: z [K, NG] as stored, p binary16 [K, C] -> [16, GP], row i for group ``i mod NG``."""
     rows = tl.reshape(tl.broadcast_to(tl.trans(z)[None, :, :], [16 // NG, NG, K]), [16, K])
     if BFLOAT:
         # two parts of 8 bits are the 11 bits of P
-        both = pair(p.to(tl.float32), True, INTERPRET)
-        total = tl.sum(tl.reshape(tl.dot(operand(rows, True, INTERPRET), both, input_precision="ieee"), [16, GP, 2]), 2)
+        rows = operand(rows, True, INTERPRET)
+        wide = p.to(tl.float32)
+        first = bfloat(wide)
+        second = wide - first
+        if not INTERPRET:
+            first = first.to(tl.bfloat16)
+            second = second.to(tl.bfloat16)
+        total = tl.dot(rows, first, tl.dot(rows, second, input_precision="ieee"), input_precision="ieee")
     else:
-        both = tl.reshape(tl.broadcast_to(p[:, :, None], [K, GP, 2]), [K, 2 * GP])
-        total, _ = tl.split(tl.reshape(tl.dot(rows, both), [16, GP, 2]))
-    return total
+        total = tl.dot(rows, p)
+    return first_columns(total, 16, GP, C)
 
 
 @triton.jit

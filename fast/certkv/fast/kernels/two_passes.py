@@ -23,6 +23,9 @@ from certkv.fast.kernels.operands import channel_order_rows
 from certkv.fast.kernels.pass_state import store_four
 from certkv.fast.kernels.rotation import rotate
 from certkv.fast.kernels.score_block import parts_of, score_block, token_of
+from certkv.fast.pool import VALUE_NOTES
+
+NOTES: tl.constexpr = tl.constexpr(len(VALUE_NOTES))
 
 
 @triton.jit
@@ -44,11 +47,12 @@ def finished_output(
 @triton.jit
 def two_passes(
     q, sign, c2, query, c, key_codes, key_step, key_minimum, key_norm, value_codes, value_step, value_minimum,
-    page_table, weights, reference, statistics, row, first, last, max_blocks, H: tl.constexpr, G: tl.constexpr,
-    GP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, VC: tl.constexpr, B: tl.constexpr, RP: tl.constexpr,
-    NP: tl.constexpr, KEY_BITS: tl.constexpr, KEY_GROUP: tl.constexpr, NORMS: tl.constexpr, KEY_OFFSET: tl.constexpr,
-    KEYS_ROTATED: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, VALUE_OFFSET: tl.constexpr,
-    VALUES_ROTATED: tl.constexpr, STAGES: tl.constexpr, BFLOAT: tl.constexpr, BIAS: tl.constexpr,
+    value_norms, page_table, weights, reference, statistics, row, first, last, max_blocks, H: tl.constexpr,
+    G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, VC: tl.constexpr, B: tl.constexpr,
+    RP: tl.constexpr, NP: tl.constexpr, KEY_BITS: tl.constexpr, KEY_GROUP: tl.constexpr, NORMS: tl.constexpr,
+    KEY_OFFSET: tl.constexpr, KEYS_ROTATED: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
+    VALUE_OFFSET: tl.constexpr, VALUES_ROTATED: tl.constexpr, STAGES: tl.constexpr, BFLOAT: tl.constexpr,
+    BIAS: tl.constexpr,
     STATISTICS: tl.constexpr, INTERPRET: tl.constexpr
 ):  # fmt: skip
     """Attend to blocks from ``first`` to before ``last``; return m, l, o as `store_state` takes them."""
@@ -105,8 +109,8 @@ def two_passes(
             at = (row * G + g) * max_blocks + block
             factor = tl.exp2(tl.load(reference + at, mask=g < G, other=0) - m)
             o, sums = grouped_block(
-                value_codes, value_step, value_minimum, place, weights, at * B, factor, o, sums, g < G, GP, D, DP, B,
-                BITS, GROUP, BFLOAT, VALUE_OFFSET, INTERPRET,
+                value_codes, value_step, value_minimum, value_norms + place * NOTES, place, weights, at * B, factor, o,
+                sums, G, GP, D, DP, B, BITS, GROUP, BFLOAT, VALUE_OFFSET, INTERPRET,
             )  # fmt: skip
         o = finished_output(o, sums, GP, D, DP, VC, GC, VALUES_ROTATED)
     return m, l, o
