@@ -68,7 +68,7 @@ class StepMachine(RuleBasedStateMachine):
         ours, rng = self.ours, np.random.default_rng(seed)
         added = [min(n, ours.capacity - have) for n, have in zip(counts, ours.tokens, strict=False)]
         made = rng.standard_normal((2, ours.batch, max(added), ours.kv_heads, ours.head_dim))
-        kind = seed % 5
+        kind = seed % 8
         if kind == 1:
             made[0] += 20.0  # keys far from zero
         elif kind == 2:
@@ -77,6 +77,12 @@ class StepMachine(RuleBasedStateMachine):
             made[0, :, :, :, 0] *= 16.0  # an outlier channel
         elif kind == 4:
             made[:] = made[:, :, :1]  # all tokens alike
+        elif kind == 5:
+            made[0] *= np.exp2(rng.integers(-9, 8, made.shape[1:4]))[..., None]  # norms far apart, in every head alone
+        elif kind == 6:
+            made[:, rng.random(made.shape[1:3]) < 0.4] = 0.0  # tokens of zeros
+        elif kind == 7:
+            made[0] *= 2.0**-20  # keys of few bits, or none
         k, v = made.astype(TYPES[ours.dtype])
         ours.append(to_torch(k), to_torch(v), added)
         for s, count in enumerate(added):
