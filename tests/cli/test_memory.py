@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from certkv.cli.main import build_parser
-from certkv.cli.memory import planned, splits_on
+from certkv.cli.memory import planned
 from certkv.fast import Budget, Naive, PaperPolicy, TieredCache
-from certkv.fast.plan import Plan, splits_of
+from certkv.fast.plan import PROGRAMS_PER_MULTIPROCESSOR, RESIDENT_PROGRAMS, Plan, splits_of, splits_on
 from certkv.fast.policies import Policy
 
 from .support import Run
@@ -40,13 +40,20 @@ def test_figures_are_those_of_a_real_cache_and_plan(policy: Policy, values: str)
 def test_splits_are_those_of_a_gpu(
     shape: tuple[int, int, int], multiprocessors: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The plan asks the device, which is not here: the same formula on what such a device would say."""
+    """The plan asks the device, which is not here: the same on what such a device would say, and one wave of programs.
+
+    Or else too few would be left for one, or there are no more splits than blocks.
+    """
     batch, kv_heads, max_blocks = shape
     found = SimpleNamespace(multi_processor_count=multiprocessors)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
     device = torch.device("cuda")
     cache: Any = SimpleNamespace(batch=batch, kv_heads=kv_heads, max_blocks=max_blocks, device=device)
-    assert splits_on(cast(TieredCache, cache), multiprocessors) == splits_of(cache)
+    splits = splits_on(cast(TieredCache, cache), multiprocessors)
+    assert splits == splits_of(cache)
+    places = multiprocessors * PROGRAMS_PER_MULTIPROCESSOR
+    if places >= 16 * RESIDENT_PROGRAMS * batch * kv_heads:
+        assert batch * kv_heads * (splits + RESIDENT_PROGRAMS) <= places
 
 
 def test_table_has_the_papers_storage(run: Run) -> None:

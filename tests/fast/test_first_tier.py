@@ -42,6 +42,7 @@ SCENES = {
     "loud": {**SMALL, "values": "int4", "loud": 6.0},
     "faint": {**SMALL, "loud": 1e-4},
     "against": {**SMALL, "scale": -0.4},
+    "few channels": {**SMALL, "head_dim": 20, "block": 16},
 }
 
 
@@ -192,6 +193,37 @@ def test_planted_mistakes_show(forgotten: str) -> None:
     assert (found.bound != whole.bound).all()
     if forgotten != "slots":
         assert (found.bound < whole.bound).all()
+
+
+@QUIET
+@HOW
+def test_what_shares_may_have_lost_is_charged(how: How) -> None:
+    """With e more in every share of a coded block the output may be off by e times what that many tokens may.
+
+    The first block's residual, score error and distance are at most the largest of any.
+    """
+    s = scene(**SCENES["gqa"])  # type: ignore[arg-type]
+    passes, tier, model = how
+    costs = rounding(model, s.cache, s.splits, 0, torch.float32)
+    ws, found = s.workspace(), []
+    passes(s.q, s.coded, s.cache.resident, s.scale, ws)
+    for lost in (2.0**-60, 2.0**-12):
+        charged = costs._replace(first=replace(costs.first, share_lost=lost))
+        one, opened = Totals.empty(2, 4), Opened.empty(torch.zeros(2, 4, dtype=torch.uint8))
+        tier(s.q, s.coded, s.cache.resident, s.scale, charged, "none", 0.0, ws, one, opened, *rest(s))
+        found.append(one)
+    exact, lossy = found
+    coded = torch.tensor([[96.0], [64.0]])  # tokens in blocks
+    pages = s.cache.pages.table[:, 0].long()
+    keys, values = (
+        x[pages].float().repeat_interleave(2, 1) for x in (s.cache.pool.key_notes, s.cache.pool.value_notes)
+    )
+    scaled = s.q.float() * s.cache.pool.key_step[pages].float().repeat_interleave(2, 1)
+    delta = s.scale * keys[..., 1] * scaled.norm(dim=-1)
+    # a hundredth covers the roundings of two evaluations
+    assert (lossy.value - exact.value >= 0.99 * 2.0**-12 * coded * values[..., 0]).all()
+    others = (lossy.key + lossy.arithmetic) - (exact.key + exact.arithmetic)
+    assert (others >= 0.99 * 2.0**-12 * coded * delta * values[..., 2]).all()
 
 
 def passes_without_rounding(charges: Charges) -> Charges:

@@ -14,7 +14,6 @@ from certkv.reference.policies import PAPER
 
 if TYPE_CHECKING:
     from certkv.cli.parser import Subparsers
-    from certkv.fast import TieredCache
     from certkv.fast.memory import MemoryTable
 
 TOKENS = "8192,16384,32768,65536,131072"
@@ -110,7 +109,7 @@ def planned(arguments: argparse.Namespace, capacity: int) -> Column:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from certkv import fast
-    from certkv.fast.plan import Plan
+    from certkv.fast.plan import Plan, splits_on
 
     policies = {policy.name: policy for policy in (fast.Naive, fast.PaperPolicy, fast.Budget)}
     try:
@@ -138,14 +137,6 @@ def planned(arguments: argparse.Namespace, capacity: int) -> Column:
     paper = float(sum(bytes_per_token(fmt, PAPER.block, arguments.head_dim) for fmt in formats))
     heads = arguments.batch * arguments.kv_heads
     return Column(capacity, memory, paper * heads * capacity, heads)
-
-
-def splits_on(cache: TieredCache, multiprocessors: int) -> int:
-    """Return what `certkv.fast.plan.splits_of` returns on a GPU with so many multiprocessors."""
-    from certkv.fast.plan import PROGRAMS_PER_MULTIPROCESSOR
-
-    wanted = -(-multiprocessors * PROGRAMS_PER_MULTIPROCESSOR // (cache.batch * cache.kv_heads))
-    return max(1, min(cache.max_blocks, wanted))
 
 
 def table(columns: list[Column], exact: bool) -> list[str]:

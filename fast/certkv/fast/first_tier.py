@@ -179,7 +179,6 @@ def first_tier(
     worst, largest, farthest, lossy = (
         torch.where(valid, x, 0.0).amax(-1) for x in (delta, used.expand_as(delta), anchored, residual)
     )
-    least = torch.where(valid, eps, torch.inf).amin(-1)
 
     held = resident_parts(ws, coded, resident, charges, magnitude, norm_q + floor, floor, inverse, norm)
     count = (coded.lengths // block - coded.first).clamp(min=0).to(torch.float32)[:, None, None]
@@ -188,7 +187,7 @@ def first_tier(
     about, of = about * factor, of * factor
     terms = known(inflate(about) + gamma * inflate(of))
     # what is left of the terms where rounding is switched off
-    spared = torch.where(worst > 0.0, 1.0 - least / worst, 0.0)
+    spared = torch.where(worst > 0.0, 1.0 - charges.coded.constant / worst, 0.0)
     mean_lost = count * charges.mass_lost * (largest + lossy)
     scale_lb = (scale_lb * inverse * (charges.mass_down * LOWERED) - mean_lost).nan_to_num(0.0).clamp(min=0.0)
     far = inflate(torch.where(count > 0.0, farthest + gamma, 0.0))
@@ -264,7 +263,7 @@ def resident_parts(
     held = inflate(mass * charges.share_up + coded.block * charges.share_lost)
     keys = inflate(root_of_squares(keys, coded.anchor.shape[-1]))
     keys = torch.where(keys <= LARGEST_OPERAND, keys, torch.inf)
-    eps = rounded_score(charges.resident, inflate(known(magnitude * (norm_q * (keys + floor)))))
+    eps = inflate(rounded_score(charges.resident, inflate(known(magnitude * (norm_q * (keys + floor))))))
     used = not_negative(resident.norms)[:, :, None].expand_as(mass)
     moved = known(expm1_ub(eps) * held)
     # squares may have overflowed: then nothing is known of the mean
@@ -281,5 +280,5 @@ def resident_parts(
 
 
 def rounded_score(charge: ScoreCharge, size: torch.Tensor) -> torch.Tensor:
-    """Bound what rounding changes in the scores of a block, in nats."""
-    return torch.where(size <= LARGEST_SIZE, inflate(charge.relative * size + charge.constant), torch.inf)
+    """Bound what rounding changes in the scores of a block, in nats; not inflated."""
+    return torch.where(size <= LARGEST_SIZE, charge.relative * size + charge.constant, torch.inf)

@@ -42,13 +42,27 @@ TWIN_SPLITS = 4
 PROGRAMS_PER_MULTIPROCESSOR = 8
 """A program is one warp; this many per multiprocessor hide each other's waits."""
 
+RESIDENT_PROGRAMS = 3
+"""What attend runs beside the splits of coded blocks: one program for the resident tokens, and one to measure each slot
+of them."""
+
 
 def splits_of(cache: TieredCache) -> int:
     """Programs per KV head of a sequence: enough to fill a GPU, and no more than there are blocks."""
     if cache.device.type != "cuda":
         return min(cache.max_blocks, TWIN_SPLITS)
-    processors = torch.cuda.get_device_properties(cache.device).multi_processor_count
-    wanted = -(-processors * PROGRAMS_PER_MULTIPROCESSOR // (cache.batch * cache.kv_heads))
+    return splits_on(cache, torch.cuda.get_device_properties(cache.device).multi_processor_count)
+
+
+def splits_on(cache: TieredCache, multiprocessors: int) -> int:
+    """Return what `splits_of` does on a GPU with so many multiprocessors.
+
+    With few sequences all programs of a pass run at once, those of the resident tokens included: one that had to wait
+    for another's end would begin when the others are half done.
+    """
+    rows, places = cache.batch * cache.kv_heads, multiprocessors * PROGRAMS_PER_MULTIPROCESSOR
+    at_once = places // rows - RESIDENT_PROGRAMS
+    wanted = at_once if at_once >= 8 * RESIDENT_PROGRAMS else -(-places // rows)
     return max(1, min(cache.max_blocks, wanted))
 
 

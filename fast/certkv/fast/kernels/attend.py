@@ -25,10 +25,12 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents
 
 from certkv.fast.arithmetic import signed_constant
 from certkv.fast.coded import Coded
 from certkv.fast.kernels.coded_block import coded_block
+from certkv.fast.kernels.early import early
 from certkv.fast.kernels.pass_state import exact_block, load_query, row_squares, store_four, store_state
 from certkv.fast.kernels.score_block import token_of
 from certkv.fast.kernels.shape import Shape, bits, format_constants
@@ -92,14 +94,17 @@ def attend_kernel(
     BFLOAT: tl.constexpr,
     BIAS: tl.constexpr,
     STATISTICS: tl.constexpr,
+    EARLY: tl.constexpr,
     INTERPRET: tl.constexpr,
 ):
     """One KV head of one sequence (``program_id(0)``) and one split (``program_id(1)``); split 0 here is the residents.
 
-    It is the last one of the workspace, and starts first because it is the longest. With ``STATISTICS``, a last program
-    measures the resident tokens.
+    It is the last one of the workspace, and starts first because it is the longest. With ``STATISTICS``, the last two
+    programs measure the resident tokens, a slot each.
     """
     BP: tl.constexpr = 2 * RP
+    if EARLY:
+        gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
     sequence = row // H
@@ -108,15 +113,15 @@ def attend_kernel(
     g = tl.arange(0, GP)
     i = tl.arange(0, BP)
     if STATISTICS and split > splits:
-        for slot in range(0, 2):
-            count = tl.where(slot == 0, tl.where(blocks > 0, B * PINNED, 0), tokens % B)
-            start = (row * 2 + slot) * (B * D)
-            norms = tl.sqrt_rn(row_squares(resident_values, start, count, BP, D, BFLOAT))
-            keys = tl.max(row_squares(resident_keys, start, count, BP, D, BFLOAT), 0)
-            mean = tl.div_rn(tl.sum(norms, 0), tl.maximum(count, 1).to(tl.float32))
-            to = statistics + ((row * G + g) * (max_blocks + 2) + max_blocks + slot) * 4
-            tl.store(to + 1, tl.zeros([GP], tl.float32) + keys, mask=g < G)
-            tl.store(to + 2, tl.zeros([GP], tl.float32) + mean, mask=g < G)
+        slot = split - splits - 1
+        count = tl.where(slot == 0, tl.where(blocks > 0, B * PINNED, 0), tokens % B)
+        start = (row * 2 + slot) * (B * D)
+        norms = tl.sqrt_rn(row_squares(resident_values, start, count, BP, D, BFLOAT))
+        keys = tl.max(row_squares(resident_keys, start, count, BP, D, BFLOAT), 0)
+        mean = tl.div_rn(tl.sum(norms, 0), tl.maximum(count, 1).to(tl.float32))
+        to = statistics + ((row * G + g) * (max_blocks + 2) + max_blocks + slot) * 4
+        tl.store(to + 1, tl.zeros([GP], tl.float32) + keys, mask=g < G)
+        tl.store(to + 2, tl.zeros([GP], tl.float32) + mean, mask=g < G)
         return
     query, c = load_query(q, row * (G * D), sign, c2, G, GP, D, BFLOAT)
     m = tl.full([GP], float("-inf"), tl.float32)
@@ -217,7 +222,7 @@ def launch(
     blocks = coded.page_table.shape[1]
     grouped = coded.key_bits < 8 or coded.value_group > 0
     stages = shape.stages(-(-blocks // out.splits), coded)
-    attend_kernel[(q.shape[0] * shape.kv_heads, out.splits + 1 + statistics)](
+    attend_kernel[(q.shape[0] * shape.kv_heads, out.splits + 1 + 2 * statistics)](
         bits(q),
         *signed_constant(scale),
         pool.key_codes.view(torch.int32),
@@ -251,6 +256,7 @@ def launch(
         BFLOAT=bfloat16,
         BIAS=BIAS,
         STATISTICS=statistics,
+        EARLY=statistics and early(),
         INTERPRET=triton.knobs.runtime.interpret,
         num_warps=shape.warps,
         num_stages=1 if grouped else stages,

@@ -16,6 +16,7 @@ import math
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from certkv.fast.certificate import Status
 from certkv.fast.certify import group_factor
@@ -25,6 +26,7 @@ from certkv.fast.coded import Coded
 from certkv.fast.finish import NOWHERE, Result
 from certkv.fast.first_tier import PRODUCT, PRODUCT_LOST, Opened, operator_root, squares_up
 from certkv.fast.kernels.choose import head_totals
+from certkv.fast.kernels.early import early
 from certkv.fast.kernels.finish import store_output
 from certkv.fast.kernels.outward_fp32 import (
     DOWN,
@@ -66,23 +68,27 @@ PRODUCT_UP = tl.constexpr(PRODUCT)
 
 @triton.jit
 def load_notes(
-    page, valid, head, key_notes, value_notes, sizes, H: tl.constexpr, GROUP: tl.constexpr, NOTES: tl.constexpr
-):
-    """Read what is stored of blocks: notes and sizes; the last is a size of values, or their largest norm."""
+    page, valid, head, key_notes, value_notes, sizes, slope, offset, relative_charge, constant_charge, size_factor,
+    H: tl.constexpr, GROUP: tl.constexpr, NOTES: tl.constexpr,
+):  # fmt: skip
+    """Read what is stored of blocks, and bound what rounding does to their scores and what their values' sizes are."""
     place = page.to(tl.int64) * H + head
-    relative = load16(key_notes + place * 4 + 1, valid, True)
-    operator = load16(key_notes + place * 4 + 2, valid, True)
-    residual = load16(value_notes + place * NOTES, valid, True)
-    anchored = load16(value_notes + place * NOTES + 2, valid, True)
-    residual_operator = load16(value_notes + place * NOTES + 4, valid, True)
-    anchored_operator = load16(value_notes + place * NOTES + 5, valid, True)
+    relative = not_negative(load16(key_notes + place * 4 + 1, valid, True))
+    operator = not_negative(load16(key_notes + place * 4 + 2, valid, True))
+    residual = not_negative(load16(value_notes + place * NOTES, valid, True))
+    anchored = not_negative(load16(value_notes + place * NOTES + 2, valid, True))
+    residual_operator = not_negative(load16(value_notes + place * NOTES + 4, valid, True))
+    anchored_operator = not_negative(load16(value_notes + place * NOTES + 5, valid, True))
     mean = load16(value_notes + place * NOTES + 6, valid, True)
+    mean = tl.where((mean >= 0.0) & (mean < INFINITY), mean, 0.0)
     operand = tl.load(sizes + place * 2, mask=valid, other=0.0)
     if GROUP > 0:
-        used = load16(value_notes + place * NOTES + 3, valid, True)
+        used = inflate(not_negative(load16(value_notes + place * NOTES + 3, valid, True)) * size_factor)
     else:
-        used = tl.load(sizes + place * 2 + 1, mask=valid, other=0.0)
-    return relative, operator, residual, anchored, residual_operator, anchored_operator, mean, operand, used
+        used = not_negative(tl.load(sizes + place * 2 + 1, mask=valid, other=0.0))
+    size = slope * tl.where(operand <= OPERAND, operand, INFINITY) + offset
+    eps = tl.where(size <= LARGEST, relative_charge * size + constant_charge, INFINITY)
+    return relative, operator, residual, anchored, residual_operator, anchored_operator, mean, eps, used
 
 
 @triton.jit
@@ -96,24 +102,24 @@ def load_seen(block, valid, statistics, reference):
 
 
 @triton.jit
-def sums_and_maxima(a, b, c, d, e, f, g, h, i, j, a2, b2, c2, d2, e2, f2, g2, h2, i2, j2):
-    """Join what lanes hold: five sums, five maxima."""
+def sums_and_maxima(a, b, c, d, e, f, g, h, i, a2, b2, c2, d2, e2, f2, g2, h2, i2):
+    """Join what lanes hold: five sums, four maxima."""
     return (
         a + a2, b + b2, c + c2, d + d2, e + e2,
-        tl.maximum(f, f2), tl.maximum(g, g2), tl.maximum(h, h2), tl.maximum(i, i2), tl.maximum(j, j2),
+        tl.maximum(f, f2), tl.maximum(g, g2), tl.maximum(h, h2), tl.maximum(i, i2),
     )  # fmt: skip
 
 
 @triton.jit
-def sum_and_maxima(a, b, c, a2, b2, c2):
-    """Join a sum and two maxima."""
-    return a + a2, tl.maximum(b, b2), tl.maximum(c, c2)
+def sum_and_maximum(a, b, a2, b2):
+    """Join a sum and a maximum."""
+    return a + a2, tl.maximum(b, b2)
 
 
 @triton.jit
-def two_sums_and_maximum(a, b, c, a2, b2, c2):
-    """Join two sums and a maximum."""
-    return a + a2, b + b2, tl.maximum(c, c2)
+def two_sums(a, b, a2, b2):
+    """Join two sums."""
+    return a + a2, b + b2
 
 
 @triton.jit(do_not_specialize=["states", "max_blocks"])
@@ -194,10 +200,10 @@ def first_tier_kernel(
     SQUARES_UP: tl.constexpr,
     UNIT: tl.constexpr,
     OUT_BFLOAT: tl.constexpr,
-    SP: tl.constexpr,
     SC: tl.constexpr,
     CHUNKS: tl.constexpr,
     N: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Head ``program_id(0)`` of all sequences' heads."""
     row = tl.program_id(0).to(tl.int64)
@@ -208,29 +214,49 @@ def first_tier_kernel(
     table = page_table + sequence * max_blocks
     block = tl.arange(0, N)
     page = tl.load(table + block, mask=block < max_blocks, other=0)
-    channel = tl.arange(0, DP)
-    inside = channel < D
-    bits = tl.load(q + row * D + channel, mask=inside, other=0)
+    page_after = tl.load(table + N + block, mask=N + block < max_blocks, other=0)
+    # a tile of one warp: the others hold the same, and nobody waits for anybody
+    lane = tl.arange(0, 32)[:, None] * (DP // 32) + tl.arange(0, DP // 32)[None, :]
+    bits = tl.load(q + row * D + lane, mask=lane < D, other=0)
     slot = tl.arange(0, 2)
     slot_used = tl.load(resident_norms + kv * 2 + slot)
     verdict = tl.load(refused + sequence)
+    channel = tl.arange(0, DP)
+    inside = channel < D
     mu = tl.load(anchor + kv * D + channel, mask=inside, other=0.0)
+    if BFLOAT:
+        x = (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    else:
+        x = bits.to(tl.float16, bitcast=True).to(tl.float32)
+    norm_q, largest_q = tl.reduce(tl.reduce((x * x, tl.abs(x)), 1, sum_and_maximum), 0, sum_and_maximum)
+    norm_q = known(inflate(root_of_squares(norm_q, D)))
+    # a number that is not finite shows in the norm; in bfloat16 one whose square is not counts as such
+    finite_query = norm_q < INFINITY
+    norm_q = tl.where(largest_q <= OPERAND, norm_q, INFINITY) + floor
+    unit = scale * power_of_two(-query_shift(largest_q, BFLOAT))
+    slope = inflate(scale * norm_q)
+    offset = inflate(scale * (norm_q * floor + query_lost * largest_q))
     valid = (block >= FIRST) & (block < blocks)
-    notes = load_notes(page, valid, head, key_notes, value_notes, value_sizes, H, GROUP, NOTES)
-    s = tl.arange(0, SP)
-    m = tl.load(part_m + row * states + s, mask=s < states, other=float("-inf"))
-    l = tl.load(part_l + row * states + s, mask=s < states, other=0.0)
+    notes = load_notes(
+        page, valid, head, key_notes, value_notes, value_sizes, slope, offset, coded_relative, coded_constant,
+        size_factor, H, GROUP, NOTES,
+    )  # fmt: skip
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()
     to_slot = statistics + (row * (max_blocks + 2) + max_blocks + slot) * 4
     slot_shared = tl.load(resident_reference + row * 2 + slot)
     slot_total = tl.load(to_slot)
     slot_keys = tl.load(to_slot + 1)
     slot_mean = tl.load(to_slot + 2)
     part = tl.arange(0, SC)
-    own = ()
+    maxima = ()
+    sums = ()
     outputs = ()
     for chunk in tl.static_range(CHUNKS):
         at = chunk * SC + part
-        own = own + (tl.load(part_m + row * states + at, mask=at < states, other=float("-inf")),)
+        maxima = maxima + (tl.load(part_m + row * states + at, mask=at < states, other=float("-inf")),)
+        sums = sums + (tl.load(part_l + row * states + at, mask=at < states, other=0.0),)
         mask = (at < states)[:, None] & inside[None, :]
         outputs = outputs + (
             tl.load(part_o + (row * states + at)[:, None] * D + channel[None, :], mask=mask, other=0.0),
@@ -239,26 +265,18 @@ def first_tier_kernel(
     references = reference + row * max_blocks
     found = load_seen(block, valid, seen, references)
 
-    if BFLOAT:
-        x = (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
-    else:
-        x = bits.to(tl.float16, bitcast=True).to(tl.float32)
-    x = tl.abs(x)
-    unusable = tl.where((bits.to(tl.int32) & 0x7FFF) > (0x7F7F if BFLOAT else 0x7BFF), 1.0, 0.0)
-    norm_q, largest_q, wrong = tl.reduce((x * x, x, unusable), 0, sum_and_maxima)
-    norm_q = known(inflate(root_of_squares(norm_q, D)))
-    norm_q = tl.where(largest_q <= OPERAND, norm_q, INFINITY) + floor
-    unit = scale * power_of_two(-query_shift(largest_q, BFLOAT))
-    size_slope = inflate(scale * norm_q)
-    size_offset = inflate(scale * (norm_q * floor + query_lost * largest_q))
-
-    # without any token all maxima are -inf
-    maximum = tl.max(m, 0)
-    l = tl.sum(tl.where(m > float("-inf"), tl.exp2(m - maximum), 0.0) * l, 0)
+    maximum = tl.full([SC], float("-inf"), tl.float32)
+    for chunk in tl.static_range(CHUNKS):
+        maximum = tl.maximum(maximum, maxima[chunk])
+    maximum = tl.max(maximum, 0)
+    l = tl.zeros([SC], tl.float32)
     o = tl.zeros([SC, DP], tl.float32)
     for chunk in tl.static_range(CHUNKS):
-        factor = tl.where(own[chunk] > float("-inf"), tl.exp2(own[chunk] - maximum), 0.0)
-        o += factor[:, None] * outputs[chunk]
+        # without any token all maxima are -inf
+        factor = tl.where(maxima[chunk] > float("-inf"), tl.exp2(maxima[chunk] - maximum), 0.0)
+        l = tl.fma(factor, sums[chunk], l)
+        o = tl.fma(tl.broadcast_to(factor[:, None], [SC, DP]), outputs[chunk], o)
+    l = tl.sum(l, 0)
 
     about = tl.zeros([N], tl.float32)
     of = tl.zeros([N], tl.float32)
@@ -266,47 +284,41 @@ def first_tier_kernel(
     scales = tl.zeros([N], tl.float32)
     size = tl.zeros([N], tl.float32)
     worst = tl.zeros([N], tl.float32)
-    least = tl.full([N], float("-inf"), tl.float32)
     largest = tl.zeros([N], tl.float32)
     farthest = tl.zeros([N], tl.float32)
     lossy = tl.zeros([N], tl.float32)
     for start in range(0, blocks, N):
-        relative, operator, residual, anchored, residual_operator, anchored_operator, mean, operand, used = notes
+        relative, operator, residual, anchored, residual_operator, anchored_operator, mean, eps, used = notes
         total, squares, top, steps, shared = found
         block = start + tl.arange(0, N)
         valid = (block >= FIRST) & (block < blocks)
         after = block + N
         more = after < blocks
-        page = tl.load(table + after, mask=more, other=0)
-        notes = load_notes(page, more, head, key_notes, value_notes, value_sizes, H, GROUP, NOTES)
+        notes = load_notes(
+            page_after, more, head, key_notes, value_notes, value_sizes, slope, offset, coded_relative, coded_constant,
+            size_factor, H, GROUP, NOTES,
+        )  # fmt: skip
         found = load_seen(after, more, seen, references)
+        page_after = tl.load(table + after + N, mask=after + N < blocks, other=0)
         weight = tl.exp2(shared - maximum)
         error = unit * (root_of_squares(steps, D) * PRODUCT_UP + product_lost)
-        sizes = size_slope * tl.where(operand <= OPERAND, operand, INFINITY) + size_offset
-        eps = tl.where(sizes <= LARGEST, coded_relative * sizes + coded_constant, INFINITY)
-        delta = inflate(error * not_negative(relative) + eps)
-        omega = inflate(error * not_negative(operator) + root_block * eps)
-        residual, anchored = not_negative(residual), not_negative(anchored)
+        delta = inflate(error * relative + eps)
+        omega = inflate(error * operator + root_block * eps)
         one, other, third = block_terms(
-            total, squares, top, delta, omega, anchored, not_negative(anchored_operator),
-            residual, not_negative(residual_operator), B, SQUARES_UP,
-        )  # fmt: skip
-        used = not_negative(used)
-        if GROUP > 0:
-            used = inflate(used * size_factor)
-        about += weight * one
-        of += weight * other
-        values += weight * third
+            total, squares, top, delta, omega, anchored, anchored_operator, residual, residual_operator, B, SQUARES_UP
+        )
+        about = tl.fma(weight, one, about)
+        of = tl.fma(weight, other, of)
+        values = tl.fma(weight, third, values)
         total = weight * total
-        scales += total * tl.where((mean >= 0.0) & (mean < INFINITY), mean, 0.0)
-        size += total * used
+        scales = tl.fma(total, mean, scales)
+        size = tl.fma(total, used, size)
         worst = tl.maximum(worst, tl.where(valid, known(delta), 0.0))
-        least = tl.maximum(least, tl.where(valid, -eps, float("-inf")))
         largest = tl.maximum(largest, used)
         farthest = tl.maximum(farthest, anchored)
         lossy = tl.maximum(lossy, residual)
-    about, of, values, scales, size, worst, least, largest, farthest, lossy = tl.reduce(
-        (about, of, values, scales, size, worst, least, largest, farthest, lossy), 0, sums_and_maxima
+    about, of, values, scales, size, worst, largest, farthest, lossy = tl.reduce(
+        (about, of, values, scales, size, worst, largest, farthest, lossy), 0, sums_and_maxima
     )
 
     o = tl.sum(o, 0)
@@ -316,9 +328,7 @@ def first_tier_kernel(
     store_output(output_out + row * D + channel, c, inside, OUT_BFLOAT)
     c = tl.where(inside, c, 0.0)
     apart = c - mu
-    norm, gamma, off = tl.reduce(
-        (c * c, apart * apart, tl.where(tl.abs(c) < INFINITY, 0.0, 1.0)), 0, two_sums_and_maximum
-    )
+    norm, gamma = tl.reduce((c * c, apart * apart), 0, two_sums)
     norm = known(inflate(root_of_squares(norm, D)))
     gamma = known(inflate(root_of_squares(gamma, D)))
 
@@ -349,7 +359,7 @@ def first_tier_kernel(
     coded = known(inflate(about) + gamma * inflate(of))
     keys = known(inflate(coded + drift * (farthest + gamma) + slot_about))
     # what is left of the terms where rounding is switched off
-    spared = tl.where(worst > 0.0, 1.0 + tl.div_rn(least, tl.where(worst > 0.0, worst, 1.0)), 0.0)
+    spared = tl.where(worst > 0.0, 1.0 - tl.div_rn(coded_constant, tl.where(worst > 0.0, worst, 1.0)), 0.0)
     pure = tl.where(coded == 0.0, 0.0, known(coded * inflate(spared)))
     values = inflate(values * factor + lost * lossy)
     below = exp_minus_lb(known(inflate(of + drift + slot_of)))
@@ -372,7 +382,7 @@ def first_tier_kernel(
         norm,
         of_mean, of_largest, of_output, absolute, cast_relative, cast_absolute, share, UNIT,
     )  # fmt: skip
-    done = accepted & (wrong == 0.0) & (off == 0.0) & (verdict == OK)
+    done = accepted & finite_query & (norm < INFINITY) & (verdict == OK)
     tl.store(action + row, tl.where(done, ACCEPTED, OPEN).to(tl.uint8))
     if not done:
         tl.store(opened, 1)
@@ -485,7 +495,7 @@ def first_tier(
         G=heads // kv_heads,
         B=coded.block,
         D=head_dim,
-        DP=triton.next_power_of_2(head_dim),
+        DP=max(32, triton.next_power_of_2(head_dim)),
         GROUP=group,
         NOTES=pool.value_notes.shape[-1],
         FIRST=coded.first,
@@ -493,10 +503,11 @@ def first_tier(
         SQUARES_UP=squares_up(coded.block),
         UNIT=UNITS.index(unit),
         OUT_BFLOAT=out_bfloat16,
-        SP=triton.next_power_of_2(states),
         SC=STATES,
         CHUNKS=triton.cdiv(states, STATES),
         N=32 * WARPS,
+        EARLY=early(),
+        launch_pdl=early(),
         num_warps=WARPS,
         enable_fp_fusion=False,
     )

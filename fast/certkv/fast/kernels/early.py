@@ -1,0 +1,28 @@
+"""Kernels that start before the one ahead of them has ended, and wait for it where they read what it writes.
+
+The kernel ahead says so (``griddepcontrol.launch_dependents``) when it starts; the next one is launched with the
+attribute of programmatic serialization, reads what was there before, and waits (``griddepcontrol.wait``) until all that
+the other wrote is visible. What it saves is a launch, and the first fetch of instructions. Graphs capture it with
+drivers of CUDA 12.4 and later.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import triton
+
+LEAST_DRIVER = 12_040
+
+
+@cache
+def _driver() -> int:
+    # without a GPU kernels are only compiled
+    version = getattr(torch._C, "_cuda_getDriverVersion", None)
+    return LEAST_DRIVER if version is None else int(version())
+
+
+def early() -> bool:
+    """Whether kernels are launched so."""
+    return not triton.knobs.runtime.interpret and _driver() >= LEAST_DRIVER
