@@ -98,6 +98,25 @@ def test_one_round_leaves_the_state_of_the_twin(keys: str, values: str, dtype: t
     assert (apart <= 2.0**-9 * other.ws.output.double().norm(dim=-1)).all()
 
 
+@pytest.mark.parametrize(("keys", "values", "dtype"), [KINDS[0], KINDS[2]])
+def test_one_launch_is_its_parts(keys: str, values: str, dtype: torch.dtype) -> None:
+    """Bit for bit, what a step returns and what it leaves."""
+    raised = 0
+    for tolerance in (0.03, 0.008):
+        cache, q, _ = scene(keys, values, dtype, "host")
+        whole, parts = planned(cache, Budget(tolerance)), planned(cache, Budget(tolerance))
+        parts.passes = parts.passes._replace(ladder=None)
+        steps = [made.run(q, out=made.step()) for made in (whole, parts)]
+        raised += int((whole.ws.levels >> 3).count_nonzero())
+        for mine, its in zip(*(vars(step.certificate).values() for step in steps), strict=True):
+            assert torch.equal(mine, its)
+        for name in ("output", "lse", "moved_bytes"):
+            assert torch.equal(*(getattr(step, name) for step in steps)), name
+        assert torch.equal(whole.ws.levels, parts.ws.levels)
+        assert torch.equal(whole.ws.weights, parts.ws.weights)
+    assert raised > 0
+
+
 def test_missing_and_damaged_planes() -> None:
     cache, q, _ = scene("int8+4", "int4-g32+4", torch.float16, "host")
     cache.originals.lose()

@@ -9,16 +9,26 @@ from typing import NamedTuple
 
 import torch
 
+from certkv.fast.certify import Finer
+from certkv.fast.choose import Prices
 from certkv.fast.coded import Coded
 from certkv.fast.finish import Flags, Result
 from certkv.fast.host import Originals
 from certkv.fast.parts import Parts
-from certkv.fast.refine import Check, State
+from certkv.fast.refine import Check, FinerRead, State
 from certkv.fast.resident import Resident
 from certkv.fast.rounding import Rounding
 from certkv.fast.scratch import Scratch
 from certkv.fast.totals import Unit
 from certkv.fast.workspace import Workspace
+
+
+class Levels(NamedTuple):
+    """What formats with planes need beside."""
+
+    finer: Finer
+    read: FinerRead
+    prices: Prices
 
 
 class Ladder(NamedTuple):
@@ -49,6 +59,8 @@ class Ladder(NamedTuple):
         Whether to go through it whatever the first tier found.
     out : Result
         Written where a head is open.
+    levels : Levels or None
+        Where formats have planes.
     """
 
     q: torch.Tensor
@@ -69,3 +81,4 @@ class Ladder(NamedTuple):
     moved: torch.Tensor
     always: bool
     out: Result
+    levels: Levels | None = None

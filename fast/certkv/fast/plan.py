@@ -23,7 +23,7 @@ from certkv.fast.finish import Flags
 from certkv.fast.formats.planar import Planar, base_of
 from certkv.fast.formats.registry import key_format, value_format
 from certkv.fast.handles import Handled
-from certkv.fast.ladder import Ladder
+from certkv.fast.ladder import Ladder, Levels
 from certkv.fast.memory import MemoryTable, Row, measured_peak
 from certkv.fast.outward_fp32 import above, check_roundings
 from certkv.fast.parts import Parts
@@ -213,7 +213,7 @@ class Plan(Handled):
                 out.moved_bytes,
                 out.result,
             )
-            if use.ladder is None or cache.planes.some:
+            if use.ladder is None:
                 self._ladder(q, flags, unit, tolerance, out)
             else:
                 use.ladder(self._whole(q, flags, unit, tolerance, out))
@@ -245,18 +245,26 @@ class Plan(Handled):
             # what is compared after a step is what its levels say was read: they must be this step's
             self.verifier is not None,
             out.result,
+            self._levels(),
         )
+
+    def _levels(self) -> Levels | None:
+        """Return what levels need; None where the formats have one, or the policy reads no others."""
+        cache, parts = self.cache, self.parts
+        if not cache.planes.some or not isinstance(self.policy, Budget):
+            return None
+        finer = Finer(parts.finer, parts.foreseen)
+        return Levels(finer, FinerRead(cache.planes, parts.finer.delta), self.prices)
 
     def _ladder(self, q: torch.Tensor, flags: Flags, unit: Unit, tolerance: float, out: Step) -> None:
         """Certify token by token, promote, and finish; heads that the first tier accepted stay as they are."""
         cache, ws, parts, policy, use = self.cache, self.ws, self.parts, self.policy, self.passes
         use.begin(ws.levels, parts.choice, flags, out.moved_bytes, not isinstance(policy, Budget))
         use.score_error(q, self.coded, self.scale, self.rounding.first.floor, parts.errors, self.rounding.lost)
-        planes = cache.planes
-        leveled = planes.some and isinstance(policy, Budget)
-        finer = {"finer": FinerRead(planes, parts.finer.delta)} if leveled else {}
-        prices = {"prices": self.prices} if leveled else {}
-        if leveled:
+        leveled = self._levels()
+        finer = {} if leveled is None else {"finer": leveled.read}
+        prices = {} if leveled is None else {"prices": leveled.prices}
+        if leveled is not None:
             use.finer_score_error(q, self.coded, self.scale, parts.finer)
         for done in range(self.rounds + 1):
             if done == 1 and isinstance(policy, PaperPolicy):
@@ -323,8 +331,8 @@ class Plan(Handled):
             cache.originals.block_bytes,
             out.result,
         )
-        if leveled:
-            use.finish_levels(ws.levels, parts.choice, planes, out.certificate)
+        if leveled is not None:
+            use.finish_levels(ws.levels, parts.choice, cache.planes, out.certificate)
 
     def op(self, q: torch.Tensor) -> ops.Decoded:
         """Run a step as the operator ``certkv::decode``: for ``torch.compile``, which does not look inside it.
@@ -374,8 +382,8 @@ class Plan(Handled):
         charges = self.rounding.first if done == 0 else self.rounding.after
         active = parts.choice.action  # heads that went to rung 3 are computed in vain
         seen = Pass(ws.weights, ws.reference, ws.m, ws.l, ws.output, ws.levels)
-        leveled = cache.planes.some and isinstance(self.policy, Budget)
-        finer = {"finer": Finer(parts.finer, parts.foreseen)} if leveled else {}
+        leveled = self._levels()
+        finer = {} if leveled is None else {"finer": leveled.finer}
         use.certify(seen, self.coded, parts.errors, charges, parts.terms, active, **finer)
         held = ResidentPass(
             q,

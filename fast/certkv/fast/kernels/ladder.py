@@ -28,6 +28,7 @@ from certkv.fast.kernels import (
     exact_terms,
     finish,
     merge,
+    planes,
     refine,
     resident_terms,
     score_error,
@@ -39,6 +40,7 @@ from certkv.fast.kernels.exact_head import exact_head_kernel
 from certkv.fast.kernels.exact_terms import exact_terms_kernel
 from certkv.fast.kernels.finish import begin_kernel, finish_kernel
 from certkv.fast.kernels.merge import merge_kernel
+from certkv.fast.kernels.planes import finish_levels_kernel
 from certkv.fast.kernels.refine import keep_largest_kernel, refine_kernel, settle_kernel
 from certkv.fast.kernels.resident_terms import resident_terms_kernel
 from certkv.fast.kernels.score_error import score_error_kernel
@@ -128,14 +130,19 @@ def ladder_kernel(
     merged,
     exact_bound,
     finished,
+    nearer,
+    leveled,
     first,
     after,
     SCRATCH: tl.constexpr,
+    LEVELS: tl.constexpr,
 ):
     """Nothing, if no head is open."""
     if (tl.load(some) != 0) | (always != 0):
         share(begin_kernel, begin, (), programs)
         share(score_error_kernel, errors, (), programs)
+        if LEVELS:
+            share(score_error_kernel, nearer, (), programs)
         meet(arrived, programs)
         if tl.program_id(0) == 0:
             tl.store(some, 0)
@@ -175,6 +182,10 @@ def ladder_kernel(
             share(exact_terms_kernel, exact_bound, (), programs)
             meet(arrived, programs)
         share(finish_kernel, finished, (), programs)
+        if LEVELS:
+            # a head is this program's in both parts
+            tl.debug_barrier()
+            share(finish_levels_kernel, leveled, (), programs)
 
 
 def part(work: Work) -> tuple[Any, ...]:
@@ -202,8 +213,10 @@ def launch(given: Ladder) -> None:
     q, coded, ws, parts = given.q, given.coded, given.ws, given.parts
     choice, terms, state, scale = parts.choice, parts.terms, given.state, given.scale
     passes = given.rounding.first, given.rounding.after
+    levels = given.levels
+    finer = None if levels is None else levels.finer
     seen = Pass(ws.weights, ws.reference, ws.m, ws.l, ws.output, ws.levels)
-    certified = [certify.work(seen, coded, parts.errors, charges, terms, choice.action) for charges in passes]
+    certified = [certify.work(seen, coded, parts.errors, charges, terms, choice.action, finer) for charges in passes]
     held = ResidentPass(
         q,
         given.resident.keys,
@@ -230,6 +243,7 @@ def launch(given: Ladder) -> None:
             2 * ws.levels.shape[-1],
             parts.found,
             choice,
+            None if levels is None else levels.prices,
         )
         for charges in passes
     ]
@@ -254,8 +268,15 @@ def launch(given: Ladder) -> None:
     (batch, heads, head_dim), kv_heads = q.shape, coded.anchor.shape[1]
     warps = warps_of(ws.levels.shape[-1], heads // kv_heads, head_dim)
     programs = programs_of(q.device, warps)
+    begin = finish.work_begin(ws.levels, choice, given.flags, moved, False)
+    more = (begin, begin)
+    if levels is not None:
+        more = (
+            score_error.finer_work(q, coded, scale, levels.finer.errors),
+            planes.work_levels(ws.levels, choice, levels.read.planes, given.out.certificate),
+        )
     works = (
-        finish.work_begin(ws.levels, choice, given.flags, moved, False),
+        begin,
         score_error.work(q, coded, scale, given.rounding.first.floor, parts.errors, given.rounding.lost),
         certified[0],
         resident[0],
@@ -277,6 +298,7 @@ def launch(given: Ladder) -> None:
             moved,
             given.check,
             parts.corrections,
+            None if levels is None else levels.read,
         ),
         refine.work_settle(choice, state, parts.corrections, terms.partial, True),
         exact,
@@ -296,6 +318,7 @@ def launch(given: Ladder) -> None:
             originals.block_bytes,
             given.out,
         ),
+        *more,
     )
     ladder_kernel[(programs,)](
         parts.opened.some,
@@ -308,6 +331,7 @@ def launch(given: Ladder) -> None:
         *(part(work) for work in works),
         *turns,
         SCRATCH=slots.slots > 0,
+        LEVELS=levels is not None,
         num_warps=warps,
         num_stages=1,
         enable_fp_fusion=False,

@@ -15,6 +15,7 @@ from certkv.fast.checksum import sizes, starts
 from certkv.fast.choose import EXACT_HEAD, Choice
 from certkv.fast.coded import Coded
 from certkv.fast.kernels.checksum import LANES, OWNER_WEIGHT, WARPS, patterns, records
+from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.levels import SHIFT
 from certkv.fast.planes import Planes
 
@@ -74,10 +75,10 @@ def verify_kernel(
 @triton.jit
 def finish_levels_kernel(
     levels, action, status, rung, finer, plane_bytes, host_bytes, key_bytes, value_bytes, max_blocks,
-    COUNT: tl.constexpr, HOST: tl.constexpr, N: tl.constexpr,
+    COUNT: tl.constexpr, HOST: tl.constexpr, N: tl.constexpr, program=None,
 ):  # fmt: skip
-    """Add what head ``program_id(0)`` of all sequences' heads has read of one plane of either side."""
-    row = tl.program_id(0).to(tl.int64)
+    """Add what a head of all sequences' heads has read of one plane of either side."""
+    row = place_of(program)[0].to(tl.int64)
     total = tl.full((), 0, tl.int64)
     if tl.load(status + row) == OK:
         used_keys = tl.zeros((N,), tl.int32)
@@ -104,25 +105,37 @@ def finish_levels_kernel(
         tl.store(host_bytes + row, tl.load(host_bytes + row) + total)
 
 
+def work_levels(levels: torch.Tensor, choice: Choice, held: Planes, certificate: Certificate) -> Work:
+    """Return what to launch; see `certkv.fast.finish.finish_levels_twin`. Formats have one plane at most."""
+    batch, heads, max_blocks = levels.shape
+    key_bytes, value_bytes = (side[0] if side else 0 for side in held.block_bytes)
+    return Work(
+        finish_levels_kernel,
+        (batch * heads, 1, 1),
+        (
+            levels,
+            choice.action,
+            certificate.status,
+            certificate.rung,
+            certificate.finer,
+            certificate.plane_bytes,
+            certificate.host_bytes,
+            key_bytes,
+            value_bytes,
+            max_blocks,
+        ),
+        {
+            "COUNT": certificate.finer.shape[-1],
+            "HOST": held.place == "host",
+            "N": min(BLOCKS, triton.next_power_of_2(max_blocks)),
+        },
+        {},
+    )
+
+
 def finish_levels(levels: torch.Tensor, choice: Choice, held: Planes, certificate: Certificate) -> None:
     """Launch; see `certkv.fast.finish.finish_levels_twin`. Formats have one plane at most."""
-    batch, heads, max_blocks = levels.shape
-    sizes = [side[0] if side else 0 for side in held.block_bytes]
-    finish_levels_kernel[(batch * heads,)](
-        levels,
-        choice.action,
-        certificate.status,
-        certificate.rung,
-        certificate.finer,
-        certificate.plane_bytes,
-        certificate.host_bytes,
-        *sizes,
-        max_blocks,
-        COUNT=certificate.finer.shape[-1],
-        HOST=held.place == "host",
-        N=min(BLOCKS, triton.next_power_of_2(max_blocks)),
-        num_warps=4,
-    )
+    work_levels(levels, choice, held, certificate).launch(4)
 
 
 def mark(planes: Planes, pages: torch.Tensor) -> None:

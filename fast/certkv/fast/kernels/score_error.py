@@ -145,12 +145,18 @@ def work(q: torch.Tensor, coded: Coded, scale: float, floor: float, out: ScoreEr
     )
 
 
-def finer_score_error(q: torch.Tensor, coded: Coded, scale: float, out: FinerErrors) -> None:
-    """Launch for the one level above the base, from its notes; arguments as those of the twin, contiguous."""
+def finer_work(q: torch.Tensor, coded: Coded, scale: float, out: FinerErrors) -> Work:
+    """Return what to launch for the one level above the base, from its notes; no places where there is none."""
     made = work(q, coded, scale, 0.0, ScoreErrors(*out))
     notes = coded.pool.finer_key_notes.view(torch.int16)
+    grid = made.grid if out.delta.numel() else (0, 0, 0)
+    return made._replace(grid=grid, arguments=(*made.arguments[:3], notes, *made.arguments[4:]))
+
+
+def finer_score_error(q: torch.Tensor, coded: Coded, scale: float, out: FinerErrors) -> None:
+    """Launch for the one level above the base; arguments as those of the twin, contiguous."""
     if out.delta.numel():
-        made._replace(arguments=(*made.arguments[:3], notes, *made.arguments[4:])).launch(4)
+        finer_work(q, coded, scale, out).launch(4)
 
 
 def score_error(q: torch.Tensor, coded: Coded, scale: float, floor: float, out: ScoreErrors, lost: float = 0.0) -> None:
