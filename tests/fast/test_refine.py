@@ -274,6 +274,20 @@ def test_scores_that_contradict_their_annotation_are_noticed(run: str, bit: int)
     assert case.dense.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("run", ["twin", pytest.param("kernel", marks=INTERPRETED)])
+def test_a_norm_that_is_not_its_tokens_is_noticed(run: str) -> None:
+    """Scores of rotated keys are compared with the rotated query, times the norm that is stored."""
+    case = Case(torch.float16, "oscar", 24, keys="oscar")
+    case.choice.chosen[0, 0, 3] = CHECKED
+    compact(case.choice)
+    case.delta.fill_(1.0)
+    getattr(case, run)()
+    assert case.dense.tolist() == [0, 0]
+    case.cache.pool.key_norm[case.cache.pages.pages(0)[3], 0, 2] *= 64.0
+    getattr(case, run)()
+    assert case.dense.tolist() == [1, 0]
+
+
 def test_too_little_left_is_measured() -> None:
     first = torch.tensor([4.0, 4.0, 4.0, 4.0, float("nan")])
     left = torch.tensor([1.0, 0.99, float("nan"), float("inf"), 1.0])
