@@ -12,9 +12,9 @@ from certkv.fast.policies import Budget
 SETTINGS = (
     # keys, values, type, query heads, head size, capacity, bytes of scratch
     ("int8", "int4", torch.float16, 32, 128, 131072, 1 << 20),
-    ("int8", "int8-g64", torch.bfloat16, 64, 256, 4096, 0),
     ("oscar", "oscar", torch.float16, 32, 128, 131072, 0),
     ("oscar-4", "oscar-4", torch.bfloat16, 64, 256, 4096, 0),
+    ("int8+4", "int4-g32+4", torch.float16, 32, 128, 131072, 0),
 )
 
 

@@ -11,8 +11,8 @@ HERE = Path(__file__).resolve().parent
 SHARED_MEMORY = 233_472 // 2 - 1024
 """Bytes of shared memory that each of two programs on a multiprocessor may take."""
 
-SPILLS = 2048
-"""Bytes, loads and stores together: mostly numbers of a thread's place, which the compiler forms once for all parts."""
+SPILLS = 1024
+"""Bytes, loads and stores together: mostly arguments of the parts, which are functions of their own."""
 
 LOGARITHMS = 2 * 12
 """Instructions of two log2, which only the reported lse uses: their rounding is in no bound."""

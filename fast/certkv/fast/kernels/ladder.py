@@ -72,14 +72,17 @@ def meet(arrived, programs):
     tl.debug_barrier()
     ticket = tl.atomic_add(arrived, 1, sem="acq_rel", scope="gpu")
     all_here = (ticket // programs + 1) * programs
+    # who waits must not empty the L1 of who works on the same multiprocessor: the acquire comes when it is over
+    while tl.atomic_add(arrived, 0, sem="relaxed", scope="gpu") < all_here:
+        pass
     while tl.atomic_add(arrived, 0, sem="acquire", scope="gpu") < all_here:
         pass
     tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(noinline=True)
 def share(kernel: tl.constexpr, part, turn, programs):
-    """Do every ``programs``-th place of a part."""
+    """Do every ``programs``-th place of a part. As a function of its own it forms what it needs when it is called."""
     wide, high, deep = part[0]
     for place in range(tl.program_id(0), wide * high * deep, programs):
         kernel(*part[1], *part[2], *turn, (place % wide, place // wide % high, place // (wide * high)))
