@@ -280,13 +280,15 @@ def attend(
     batch, heads, head_dim = q.shape
     _, kv_heads, block, _ = key_codes.shape
     tokens = key_codes.new_empty((0, kv_heads, block))  # what says how many tokens a block has
-    pool = Pool(**({field.name: nothing for field in fields(Pool)} | stored | {"residual_codes": tokens}))
+    norms = q.new_empty((0, 0, block), dtype=torch.float32)  # these formats have none
+    told = {"residual_codes": tokens, "key_norm": norms}
+    pool = Pool(**({field.name: nothing for field in fields(Pool)} | stored | told))
     anchor = q.new_empty((batch, kv_heads, head_dim), dtype=torch.float32)  # attend wants its shape, and no more
     coded = Coded(pool, page_table, lengths, anchor, values, first)
     resident = Resident(resident_keys, resident_values, nothing)
     ws = plan_workspace(batch, heads, head_dim, block, page_table.shape[1], splits, q.device)
     ws.reference.fill_(-torch.inf)
-    first_pass(q.contiguous(), coded, resident, scale, ws)
+    first_pass(q.contiguous(), coded, resident, scale, ws, False)
     merge(ws)
     return ws.output, ws.lse, ws.weights, ws.reference, ws.resident_weights, ws.resident_reference
 
