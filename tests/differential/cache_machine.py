@@ -16,7 +16,7 @@ from certkv import reference
 from certkv.fast.cache import TieredCache
 from certkv.fast.encode import encode_keys, encode_values
 from certkv.fast.errors import CapacityError, NonFiniteError
-from certkv.fast.formats import VALUE_FORMATS
+from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
 from certkv.fast.numbers import row_norms
 from certkv.fast.pages import NO_PAGE
 from certkv.fast.pool import KEY_NOTES, VALUE_NOTES, allocate
@@ -59,6 +59,7 @@ class CacheMachine(RuleBasedStateMachine):
         kv_heads=st.integers(1, 2),
         block=st.integers(1, 5),
         head_dim=st.sampled_from([8, 40, 72]),
+        keys=st.sampled_from(sorted(name for name, fmt in KEY_FORMATS.items() if fmt.least_block == 1)),
         values=st.sampled_from(sorted(VALUE_FORMATS)),
         dtype=st.sampled_from(list(TYPES)),
         place=st.sampled_from(["host", "device"]),
@@ -70,6 +71,7 @@ class CacheMachine(RuleBasedStateMachine):
         kv_heads: int,
         block: int,
         head_dim: int,
+        keys: str,
         values: str,
         dtype: torch.dtype,
         place: Any,
@@ -77,10 +79,10 @@ class CacheMachine(RuleBasedStateMachine):
     ) -> None:
         """Make an empty cache of each kind."""
         capacity = 5 * block + spare
-        self.ours = TieredCache(batch, kv_heads, head_dim, capacity, dtype, values=values, block=block, originals=place)
+        made: dict[str, Any] = {"keys": keys, "values": values, "block": block}
+        self.ours = TieredCache(batch, kv_heads, head_dim, capacity, dtype, originals=place, **made)
         self.theirs = [
-            reference.Cache(kv_heads=kv_heads, head_dim=head_dim, dtype=TYPES[dtype], values=values, block=block)
-            for _ in range(batch)
+            reference.Cache(kv_heads=kv_heads, head_dim=head_dim, dtype=TYPES[dtype], **made) for _ in range(batch)
         ]
         self.fed: list[dict[str, list[np.ndarray[Any, Any]]]] = [{side: [] for side in SIDES} for _ in range(batch)]
         self.lost = np.zeros((batch, kv_heads, self.ours.max_blocks), np.bool_)
@@ -188,14 +190,17 @@ class CacheMachine(RuleBasedStateMachine):
             (pool.value_minimum, values.minimum),
         ):
             assert same_bits(mine[pages], its)
+        if keys.norm is not None and keys.norm.shape[-1]:
+            # each KV head of the reference holds a copy of what all share
+            assert same_bits(pool.key_norm[pages].expand(-1, self.ours.kv_heads, -1), keys.norm)
 
     def same_annotations(self, s: int, cache: reference.Cache, pages: list[int]) -> None:
         """Those of the block by itself, bit for bit; within one step of storage of the reference's."""
         ours = self.ours
         k, v = (to_torch(np.ascontiguousarray(self.history(s, side))) for side in SIDES)
-        alone = allocate(len(pages), ours.kv_heads, ours.block, ours.head_dim, ours.dtype, ours.values)
+        alone = allocate(len(pages), ours.kv_heads, ours.block, ours.head_dim, ours.dtype, ours.values, keys=ours.keys)
         to = torch.arange(len(pages))
-        encode_keys(k, to, alone)
+        encode_keys(k, to, alone, KEY_FORMATS[ours.keys])
         encode_values(v, to, alone, ours.anchor[s].expand(len(pages), -1, -1), VALUE_FORMATS[ours.values])
         for name, tensor in alone.tensors().items():
             assert same_bits(getattr(ours.pool, name)[pages], tensor), name

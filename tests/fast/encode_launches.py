@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from certkv.fast.formats import VALUE_FORMATS
+from certkv.fast.formats import VALUE_FORMATS, OscarValues
 from certkv.fast.kernels.encode_keys import encode_keys
 from certkv.fast.kernels.encode_values import encode_values
 from certkv.fast.pool import allocate
 
-SIZES = {(64, 128): tuple(VALUE_FORMATS), (128, 256): ("int8", "int8-g64")}
+AFFINE = tuple(name for name, fmt in VALUE_FORMATS.items() if not isinstance(fmt, OscarValues))
+SIZES = {(64, 128): AFFINE, (128, 256): ("int8", "int8-g64")}
 
 
 def launches() -> None:

@@ -8,14 +8,30 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).resolve().parent
 SHARED_MEMORY = 232_448
 """Bytes of shared memory that one program may take."""
 
 
-def test_no_spills_and_no_flushing() -> None:
+LAUNCHES = {
+    # six formats of values with two operator norms each, twice keys with one
+    "encode_launches.py": {"encode_keys_kernel": 2, "encode_values_kernel": 6, "operator_norm_kernel": 14},
+    # three operator norms each; one format has no norms of tokens
+    "encode_oscar_launches.py": {
+        "token_norm_kernel": 3,
+        "encode_oscar_keys_kernel": 4,
+        "encode_oscar_values_kernel": 4,
+        "operator_norm_kernel": 12,
+    },
+}
+
+
+@pytest.mark.parametrize("launches", LAUNCHES)
+def test_no_spills_and_no_flushing(launches: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(HERE / "hopper.py"), str(HERE / "encode_launches.py")]
+    command = [sys.executable, str(HERE / "hopper.py"), str(HERE / launches)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     kernels: Counter[str] = Counter()
@@ -26,5 +42,4 @@ def test_no_spills_and_no_flushing() -> None:
         assert (int(spills), int(flushed)) == (0, 0), line
         assert int(registers) <= 255, line
         assert int(shared) <= SHARED_MEMORY, line
-    # six formats of values with two operator norms each, twice keys with one
-    assert kernels == {"encode_keys_kernel": 2, "encode_values_kernel": 6, "operator_norm_kernel": 14}
+    assert kernels == LAUNCHES[launches]

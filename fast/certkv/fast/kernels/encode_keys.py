@@ -128,7 +128,7 @@ def encode_keys(
             QUOTIENT=outward(2),
             NORM=norm_factor(padded, 1),
             LEVELS=2.0**fmt.bits,
-            num_warps=4,
+            num_warps=8 if rows > 64 else 4,
             enable_fp_fusion=False,
         )
         stored = (pool.key_codes, pool.key_step, pool.key_minimum)
