@@ -42,6 +42,12 @@ from certkv.fast.workspace import BIAS, Workspace
 REGISTERS: int | None = None
 """Limit per thread where a program is one warp."""
 
+HALF_CHANNELS = False
+"""Whether the scores' pass over packed keys takes half of the channels at a time."""
+
+CHUNKS = 1
+"""Ranges of rows of words that the values' pass takes one after another; see `certkv.fast.kernels.two_passes`."""
+
 
 @triton.jit(do_not_specialize=["splits", "max_blocks"])
 def attend_kernel(
@@ -91,6 +97,8 @@ def attend_kernel(
     VALUES_ROTATED: tl.constexpr,
     SEPARATE: tl.constexpr,
     STAGES: tl.constexpr,
+    HALVES: tl.constexpr,
+    CHUNKS: tl.constexpr,
     BFLOAT: tl.constexpr,
     BIAS: tl.constexpr,
     STATISTICS: tl.constexpr,
@@ -170,9 +178,10 @@ def attend_kernel(
         if SEPARATE:
             m, l, o = two_passes(
                 q, sign, c2, query, c, key_codes, key_step, key_minimum, key_norm, value_codes_, value_step,
-                value_minimum, value_norms, page_table, weights, reference, statistics, row, first, last, max_blocks,
-                H, G, GP, D, DP, VC, B, RP, NP, KEY_BITS, KEY_GROUP, NORMS, KEY_OFFSET, KEYS_ROTATED, BITS, GROUP,
-                VALUE_OFFSET, VALUES_ROTATED, STAGES, BFLOAT, BIAS, STATISTICS, INTERPRET,
+                value_minimum, value_norms, page_table, weights, reference, statistics, part_o, row, split - 1,
+                splits + 1, first, last, max_blocks, H, G, GP, D, DP, VC, B, RP, NP, KEY_BITS, KEY_GROUP, NORMS,
+                KEY_OFFSET, KEYS_ROTATED, BITS, GROUP, VALUE_OFFSET, VALUES_ROTATED, STAGES, HALVES, CHUNKS, BFLOAT,
+                BIAS, STATISTICS, INTERPRET,
             )  # fmt: skip
         else:
             token, there = token_of(i, B, RP)
@@ -220,7 +229,12 @@ def launch(
     pool, shape = coded.pool, Shape.of(q, coded)
     bfloat16 = pool.key_step.dtype == torch.bfloat16
     blocks = coded.page_table.shape[1]
+    constants = format_constants(coded)
     grouped = coded.key_bits < 8 or coded.value_group > 0
+    # in binary16, and where both halves are whole tiles
+    halves = HALF_CHANNELS and coded.key_bits < 8 and not bfloat16 and coded.key_offset == 0.0
+    whole = constants["NP"] == 4 and shape.warps == 1
+    halves = halves and whole and q.shape[2] == 128
     stages = shape.stages(-(-blocks // out.splits), coded)
     attend_kernel[(q.shape[0] * shape.kv_heads, out.splits + 1 + 2 * statistics)](
         bits(q),
@@ -250,9 +264,11 @@ def launch(
         **shape.constants(),
         H=shape.kv_heads,
         PINNED=coded.first,
-        **format_constants(coded),
+        **constants,
         SEPARATE=grouped,
         STAGES=stages,
+        HALVES=halves,
+        CHUNKS=CHUNKS if whole else 1,
         BFLOAT=bfloat16,
         BIAS=BIAS,
         STATISTICS=statistics,

@@ -148,7 +148,8 @@ def _of_fields(x, CHANNEL: tl.constexpr, ROW: tl.constexpr, F: tl.constexpr):
 def value_fields(words, BITS: tl.constexpr, INTERPRET: tl.constexpr):
     """Codes of values, words [rows, W] -> an operand [4 W, F rows]: channel ``4 w + i`` in row ``i W + w``.
 
-    Columns are tokens: ``rows field + row``.
+    Columns are in the order of `weight_order`: index bits are, from below, a row's, a field's, and two more of rows,
+    which lanes hold; a thread has all fields of its rows.
     """
     RT: tl.constexpr = words.shape[0]
     W: tl.constexpr = words.shape[1]
@@ -160,8 +161,17 @@ def value_fields(words, BITS: tl.constexpr, INTERPRET: tl.constexpr):
     c2 = tl.join(_of_fields(x, 2, 0, F), _of_fields(x, 2, 1, F))
     c3 = tl.join(_of_fields(x, 3, 0, F), _of_fields(x, 3, 1, F))
     y = tl.join(tl.join(c0, c2), tl.join(c1, c3))
-    y = tl.reshape(y, [RT // 2, W, F, 2, 4])
-    return tl.reshape(tl.permute(y, (4, 1, 2, 0, 3)), [4 * W, F * RT])
+    FL: tl.constexpr = min(F, 2)
+    y = tl.reshape(y, [RT // 2, W, F // FL, FL, 2, 4])
+    return tl.reshape(tl.permute(y, (5, 1, 2, 0, 3, 4)), [4 * W, F * RT])
+
+
+@triton.jit
+def weight_order(x, F: tl.constexpr, RT: tl.constexpr, C: tl.constexpr):
+    """Bring rows, ``RT field + row``, into the order of columns of `value_fields`."""
+    FL: tl.constexpr = min(F, 2)
+    y = tl.reshape(x, [F // FL, FL, RT // 2, 2, C])
+    return tl.reshape(tl.permute(y, (0, 2, 1, 3, 4)), [F * RT, C])
 
 
 @triton.jit

@@ -24,7 +24,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from certkv.fast.kernels.fields import key_fields, query_order, unstack
+from certkv.fast.kernels.fields import first_columns, key_fields, query_order, unstack
 from certkv.fast.kernels.operands import pair, widen
 from certkv.fast.kernels.pass_state import power_of_two, query_shift
 from certkv.fast.kernels.rotation import rotate
@@ -211,4 +211,103 @@ def grouped_scores(
             n = tl.load(norms + norm_row * B + token, mask=there, other=0)
             normed = (scores[0] * n[:, None],)
         scores = normed
+    return scores
+
+
+@triton.jit
+def store_query(packed, scratch, stride, G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr):
+    """Write the parts of `load_grouped_query` to memory, D numbers for every ``stride`` of G heads.
+
+    Both halves of the channels are in `query_order`, each for itself: what comes from memory, and depends on a position
+    by nothing else, comes in the order in which it is multiplied.
+    """
+    g = tl.arange(0, GP)
+    ch = tl.arange(0, D)
+    W: tl.constexpr = D // 8
+    inside = ch % (4 * W)
+    k = (inside // 4) % (W // 4) * 16 + inside // W * 4 + (inside % 2) * 2 + (inside // 2) % 2
+    to = scratch.to(tl.pointer_type(tl.float16), bitcast=True) + g[None, :] * (2 * stride) + (ch - inside + k)[:, None]
+    live = (g < G)[None, :] & (ch < D)[:, None]
+    tl.store(to, packed[0], mask=live)
+    tl.store(to + D, packed[1], mask=live)
+    tl.debug_barrier()
+
+
+@triton.jit
+def half_scores(
+    codes, steps, minima, place, half, scratch, stride, accs, offsets, G: tl.constexpr, GP: tl.constexpr,
+    D: tl.constexpr, B: tl.constexpr, BITS: tl.constexpr, KGROUP: tl.constexpr, RT: tl.constexpr,
+    INTERPRET: tl.constexpr
+):  # fmt: skip
+    """Add one half of the channels to the sums of a block, four [RT, C] and one [16, C] per two groups of tokens."""
+    F: tl.constexpr = 8 // BITS
+    R: tl.constexpr = (B + F - 1) // F
+    NK: tl.constexpr = (B + KGROUP - 1) // KGROUP
+    C: tl.constexpr = max(8, GP)
+    DH: tl.constexpr = D // 2
+    W: tl.constexpr = DH // 4
+    w = half * W + tl.arange(0, W)
+    r = tl.arange(0, RT)
+    k = tl.arange(0, DH)
+    ch = half * DH + k
+    head = tl.arange(0, C) // (C // GP)
+    at = scratch.to(tl.pointer_type(tl.float16), bitcast=True) + head[None, :] * (2 * stride) + ch[:, None]
+    if G == GP:
+        first = tl.load(at)
+        second = tl.load(at + D)
+    else:
+        live = tl.broadcast_to((head < G)[None, :], [DH, C])
+        first = tl.load(at, mask=live, other=0)
+        second = tl.load(at + D, mask=live, other=0)
+    operands = ()
+    sets = ()
+    for a in tl.static_range(4 // F):
+        word = tl.load(codes + place * (R * (D // 4)) + (r + RT * a)[:, None] * (D // 4) + w[None, :])
+        sets = sets + (key_fields(word, BITS, INTERPRET),)
+    for j in tl.static_range(F):
+        for a in tl.static_range(4 // F):
+            operands = operands + (sets[a][j],)
+    two = tl.arange(0, 2)
+    sums = ()
+    for i in tl.static_range((NK + 1) // 2):
+        group = tl.minimum(two + 2 * i, NK - 1)
+        z = tl.load(minima + place * (NK * D) + group[:, None] * D + ch[None, :])
+        z = tl.permute(tl.reshape(z, [2, 4, W // 4, 2, 2]), (0, 2, 1, 4, 3))
+        rows = tl.reshape(tl.broadcast_to(tl.reshape(z, [2, 1, DH]), [2, 8, DH]), [16, DH])
+        start = tl.where(half == 0, 0.0, offsets[i])
+        sums = sums + (tl.dot(rows, first, tl.dot(rows, second, start)),)
+    joined = ()
+    for g in tl.static_range(NK):
+        step = tl.load(steps + place * (NK * D) + g * D + ch)
+        step = tl.reshape(tl.permute(tl.reshape(step, [4, W // 4, 2, 2]), (1, 0, 3, 2)), [DH])
+        h, low = scaled_parts(first, second, step, INTERPRET)
+        for p in tl.static_range(4):
+            if (p * RT) // KGROUP == g:
+                start = tl.where(half == 0, 0.0, accs[p])
+                joined = joined + (tl.dot(operands[p], h, tl.dot(operands[p], low, start)),)
+    return joined, sums
+
+
+@triton.jit
+def whole_scores(
+    accs, offsets, n, GP: tl.constexpr, B: tl.constexpr, BITS: tl.constexpr, KGROUP: tl.constexpr, NORMS: tl.constexpr,
+    RT: tl.constexpr
+):  # fmt: skip
+    """Scores from the sums of `half_scores` over both halves, and norms [B]: four tensors [RT, GP]."""
+    C: tl.constexpr = max(8, GP)
+    pairs = ()
+    for i in tl.static_range(len(offsets)):
+        total = first_columns(offsets[i], 16, GP, C)
+        even, odd = tl.split(tl.permute(tl.reshape(total, [2, 8, GP]), (1, 2, 0)))
+        pairs = pairs + (even, odd)
+    if NORMS:
+        norms = unstack(tl.permute(tl.reshape(n, [4, 1, RT]), (2, 1, 0)), 4)
+    scores = ()
+    for p in tl.static_range(4):
+        offset = tl.broadcast_to(pairs[(p * RT) // KGROUP][None, :, :], [RT // 8, 8, GP])
+        y = first_columns(accs[p], RT, GP, C)
+        y = tl.fma(y, _power_of_field(p, 8 // BITS, BITS, 4), tl.reshape(offset, [RT, GP]))
+        if NORMS:
+            y = y * norms[p]
+        scores = scores + (y,)
     return scores

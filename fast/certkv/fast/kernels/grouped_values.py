@@ -25,7 +25,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from certkv.fast.kernels.fields import first_columns, stack, unstack, value_fields
+from certkv.fast.kernels.fields import first_columns, stack, unstack, value_fields, weight_order
 from certkv.fast.kernels.operands import bfloat, operand, widen
 from certkv.fast.kernels.pass_state import power_of_two
 
@@ -74,14 +74,17 @@ def folded_weights(p, step, power, FIELD_POWER: tl.constexpr, BFLOAT: tl.constex
 
 @triton.jit
 def grouped_block(
-    codes, steps, minima, norms, place, weights, at, factor, o, sums, G: tl.constexpr, GP: tl.constexpr,
-    D: tl.constexpr, DP: tl.constexpr, B: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, BFLOAT: tl.constexpr,
+    codes, steps, minima, norms, place, chunk, weights, at, factor, o, sums, G: tl.constexpr, GP: tl.constexpr,
+    D: tl.constexpr, DP: tl.constexpr, B: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, CHUNKS: tl.constexpr,
+    BFLOAT: tl.constexpr,
     OFFSET: tl.constexpr, INTERPRET: tl.constexpr
 ):  # fmt: skip
-    """Add a block times ``factor`` [GP] to the output and to the sums of minima.
+    """Add a chunk of a block times ``factor`` [GP] to the output and to the sums of minima.
 
     Parameters
     ----------
+    chunk : int
+        Which of CHUNKS equal ranges of rows of words.
     norms : pointer
         Largest norm of a decoded token, of the block.
     weights : pointer
@@ -89,21 +92,22 @@ def grouped_block(
     o : tensors [GC, GP]
         Per group of channels, in the order of rows of `value_fields`.
     sums : tensor [16, GP]
-        Row j is group ``j mod NG``, NG the number of tensors of o.
+        As `minima_sums` returns them, times the same factors: that of P in the output is then the one in l.
     """
     F: tl.constexpr = 8 // BITS
     R: tl.constexpr = (B + F - 1) // F
-    RT: tl.constexpr = max(16, triton.next_power_of_2(R))
-    FULL: tl.constexpr = RT * F == B and DP == D
+    RT: tl.constexpr = max(16, triton.next_power_of_2(R)) // CHUNKS
+    FULL: tl.constexpr = CHUNKS * RT * F == B and DP == D
     GC: tl.constexpr = GROUP if GROUP < DP else DP
     NG: tl.constexpr = DP // GC
     GROUPS: tl.constexpr = (D + GROUP - 1) // GROUP
     K: tl.constexpr = F * RT
     C: tl.constexpr = max(8, GP)
     k = tl.arange(0, K)
-    token = (k // RT) * R + k % RT
-    there = (k % RT < R) & (token < B)
-    r = tl.arange(0, RT)
+    row = chunk * RT + k % RT
+    token = (k // RT) * R + row
+    there = (row < R) & (token < B)
+    r = chunk * RT + tl.arange(0, RT)
     w = tl.arange(0, DP // 4)
     j = tl.arange(0, NG)
     words = codes + place * (R * (D // 4)) + r[:, None] * (D // 4) + w[None, :]
@@ -143,14 +147,17 @@ def grouped_block(
                 firsts = firsts + (first,)
                 seconds = seconds + (second,)
             operand_ = value_fields(by_group[v], BITS, INTERPRET)
-            acc = tl.dot(operand_, stack(firsts, F), tl.dot(operand_, stack(seconds, F)))
+            high = weight_order(stack(firsts, F), F, RT, C)
+            low = weight_order(stack(seconds, F), F, RT, C)
+            acc = tl.dot(operand_, high, tl.dot(operand_, low))
             tile = first_columns(acc, GC, GP, C)
             joined = joined + (tl.fma(tile, tl.broadcast_to(scale[None, :], [GC, GP]), o[v]),)
         else:
             joined = joined + (o[v],)
     lowest = minima_sums(z, p, NG, GP, K, C, BFLOAT, INTERPRET)
     if OFFSET > 0.0:
-        lowest = tl.fma(minima_sums(s, p, NG, GP, K, C, BFLOAT, INTERPRET), OFFSET, lowest)
+        below = (tl.arange(0, 16) < 8)[:, None]
+        lowest = tl.fma(tl.where(below, minima_sums(s, p, NG, GP, K, C, BFLOAT, INTERPRET), 0.0), OFFSET, lowest)
     return joined, tl.fma(lowest, tl.broadcast_to(factor[None, :], [16, GP]), sums)
 
 
@@ -159,8 +166,13 @@ def minima_sums(
     z, p, NG: tl.constexpr, GP: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BFLOAT: tl.constexpr,
     INTERPRET: tl.constexpr
 ):  # fmt: skip
-    """``sum_t P_t z_tj``: z [K, NG] as stored, p binary16 [K, C] -> [16, GP], row i for group ``i mod NG``."""
-    rows = tl.reshape(tl.broadcast_to(tl.trans(z)[None, :, :], [16 // NG, NG, K]), [16, K])
+    """``sum_t P_t z_tj`` in rows ``j mod NG`` below 8, ``sum_t P_t`` in the others: [16, GP].
+
+    z is [K, NG], as stored, and p binary16 [K, C].
+    """
+    eight = tl.reshape(tl.broadcast_to(tl.trans(z)[None, :, :], [8 // NG, NG, K]), [8, K])
+    one = 0x3F80 if BFLOAT else 1.0
+    rows = tl.reshape(tl.permute(tl.join(eight, tl.full([8, K], one, eight.dtype)), (2, 0, 1)), [16, K])
     if BFLOAT:
         # two parts of 8 bits are the 11 bits of P
         rows = operand(rows, True, INTERPRET)
@@ -189,11 +201,11 @@ def stack_all(parts, N: tl.constexpr):
 
 @triton.jit
 def natural_output(o, sums, GP: tl.constexpr, GC: tl.constexpr, NG: tl.constexpr):
-    """Output with its sums of minima, channels in natural order, [NG GC, GP]."""
+    """Output with its sums of minima, channels in natural order, [NG GC, GP]; and the sum of P."""
     parts = ()
     for v in tl.static_range(NG):
         parts = parts + (tl.reshape(tl.permute(tl.reshape(o[v], [4, GC // 4, GP]), (1, 0, 2)), [GC, GP]),)
-    rows = tl.reshape(sums, [16 // NG, NG, GP])
-    once = tl.sum(tl.where((tl.arange(0, 16 // NG) == 0)[:, None, None], rows, 0.0), 0)
+    row = tl.arange(0, 16)[:, None]
+    once = tl.sum(tl.reshape(tl.where(row < NG, sums, 0.0), [16 // NG, NG, GP]), 0)
     x = tl.reshape(stack_all(parts, NG), [NG, GC, GP]) + once[:, None, :]
-    return tl.reshape(x, [NG * GC, GP])
+    return tl.reshape(x, [NG * GC, GP]), tl.sum(tl.where(row == 8, sums, 0.0), 0)

@@ -47,6 +47,38 @@ def softmax_parts(scores, m, c, NP: tl.constexpr, BIAS: tl.constexpr):
 
 
 @triton.jit
+def executed_weights(
+    scores, token, there, m, l, c, GP: tl.constexpr, B: tl.constexpr, NP: tl.constexpr, RT: tl.constexpr,
+    BIAS: tl.constexpr, STATISTICS: tl.constexpr
+):  # fmt: skip
+    """Softmax of a block's scores, NP tensors [RT, GP]: P [NP RT, GP], m', l, and sum, sum of squares, largest of P."""
+    BP: tl.constexpr = NP * RT
+    FULL: tl.constexpr = BP == B
+    if NP == 1:
+        live = tl.broadcast_to(there[:, None], [BP, GP])
+        p, total, top, alpha = softmax_block(scores[0], m, c, live, not FULL, BIAS)
+        wide = (p.to(tl.float32),)
+    else:
+        weights, top, alpha = softmax_parts(scores, m, c, NP, BIAS)
+        wide = ()
+        for i in tl.static_range(NP):
+            wide = wide + (weights[i].to(tl.float32),)
+        total = tl.sum((wide[0] + wide[1]) + (wide[2] + wide[3]), 0)
+        p = stack(weights, NP)
+    squares = tl.zeros([GP], tl.float32)
+    peak = tl.zeros([GP], tl.float32)
+    if STATISTICS:
+        square = wide[0] * wide[0]
+        big = wide[0]
+        for i in tl.static_range(1, NP):
+            square += wide[i] * wide[i]
+            big = tl.maximum(big, wide[i])
+        squares = tl.sum(square, 0)
+        peak = tl.max(big, 0)
+    return p, top, tl.fma(l, alpha, total), (total, squares, peak)
+
+
+@triton.jit
 def score_block(
     key_codes, key_step, key_minimum, key_norm, place, norm_row, query, packed, c, m, l, G: tl.constexpr,
     GP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, B: tl.constexpr, RP: tl.constexpr, NP: tl.constexpr,
@@ -78,25 +110,5 @@ def score_block(
             key_codes, key_step, key_minimum, key_norm, place, norm_row, packed[0], packed[1], packed[2], token, there,
             GP, D, DP, B, KEY_BITS, KEY_GROUP, NORMS, NP, RT, BFLOAT, KEY_OFFSET, INTERPRET,
         )  # fmt: skip
-    if NP == 1:
-        live = tl.broadcast_to(there[:, None], [BP, GP])
-        p, total, top, alpha = softmax_block(scores[0], m, c, live, not FULL, BIAS)
-        wide = (p.to(tl.float32),)
-    else:
-        weights, top, alpha = softmax_parts(scores, m, c, NP, BIAS)
-        wide = ()
-        for i in tl.static_range(NP):
-            wide = wide + (weights[i].to(tl.float32),)
-        total = tl.sum((wide[0] + wide[1]) + (wide[2] + wide[3]), 0)
-        p = stack(weights, NP)
-    squares = tl.zeros([GP], tl.float32)
-    peak = tl.zeros([GP], tl.float32)
-    if STATISTICS:
-        square = wide[0] * wide[0]
-        big = wide[0]
-        for i in tl.static_range(1, NP):
-            square += wide[i] * wide[i]
-            big = tl.maximum(big, wide[i])
-        squares = tl.sum(square, 0)
-        peak = tl.max(big, 0)
-    return p, top, tl.fma(l, alpha, total), (total, squares, peak, norm)
+    p, top, l, found = executed_weights(scores, token, there, m, l, c, GP, B, NP, RT, BIAS, STATISTICS)
+    return p, top, l, (found[0], found[1], found[2], norm)

@@ -1,0 +1,28 @@
+"""The two passes of a split in pieces of other sizes: other loops over the same numbers, judged as in `test_attend`."""
+
+from __future__ import annotations
+
+import pytest
+
+from certkv.fast import arithmetic
+from certkv.fast.kernels import attend
+from certkv.fast.kernels.merge import launch as launch_merge
+
+from .attend_scene import judge, scene
+
+CASES = [("oscar", "oscar"), ("oscar-4", "oscar-4"), ("oscar-4-g64", "int8-g64"), ("oscar", "int8")]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:triton.runtime.interpreter")
+@pytest.mark.parametrize(("keys", "values"), CASES)
+@pytest.mark.parametrize(("halves", "chunks"), [(True, 1), (False, 2), (True, 2)])
+def test_pieces(keys: str, values: str, halves: bool, chunks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attend, "HALF_CHANNELS", halves)
+    monkeypatch.setattr(attend, "CHUNKS", chunks)
+    s = scene([150, 64], q_heads=3, kv_heads=1, head_dim=128, block=64, keys=keys, values=values)
+    out = s.workspace()
+    attend.launch(s.q, s.coded, s.cache.resident, s.scale, out)
+    launch_merge(out, None)
+    judged = judge(s, out, arithmetic.INTERPRETED)
+    assert max(judged) <= 1.0, judged
