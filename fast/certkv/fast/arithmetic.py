@@ -312,6 +312,9 @@ def two_passes(model: Arithmetic, sums: Sums) -> float:
 def sum_error(model: Arithmetic, sums: Sums) -> float:
     """Relative error of l."""
     summed = (sums.tile(model) + 2 * sums.tiles + sums.splits + 3) * U
+    if model.centred and sums.group:
+        # P is summed by the dot unit, beside the minima; in bfloat16 in two parts, and with a rounding more
+        summed += _tile(model, sums) * (1.0 + 2.0**-6) + U
     return grown((summed + two_passes(model, sums)) * outward(6))
 
 
@@ -357,8 +360,9 @@ def charges(model: Arithmetic, sums: Sums, output: torch.dtype = torch.float32) 
     small = (2.0 if sums.group else 1.0) * root * model.floor
     # weights with the steps of groups folded in
     grouped, units = 0.0, 0.0
+    summed_floor = 0.0
     if model.centred and sums.group:
-        unit = _tile(model, sums)
+        unit, summed_floor = _tile(model, sums), (1.0 + e_l) * floor
         grouped = sums.values.lost(unit, model.step_error, n, BIAS) / least
         units = sums.values.absolute(unit, model.step_error, n, BIAS) / least
     relative = mass_error(model, sums)
@@ -380,7 +384,7 @@ def charges(model: Arithmetic, sums: Sums, output: torch.dtype = torch.float32) 
         mass_lost=8.0 * sums.block * one * outward(4) if known else math.inf,
         of_mean=e_o * outward(16),
         of_largest=(lost * 4.0 / least + e_o * floor + grouped + underflow) * outward(16),
-        of_output=(e_l + (1.0 + e_l) * U / (1.0 - U) + underflow) * outward(16),
+        of_output=(e_l * (1.0 + summed_floor) + (1.0 + e_l) * U / (1.0 - U) + underflow) * outward(16),
         absolute=(units + e_o * small * (1.0 + floor) + underflow) * outward(16),
         cast_relative=cast * outward(12),
         cast_absolute=root * smallest * outward(12),

@@ -77,8 +77,8 @@ class Keys(NamedTuple):
 
     @property
     def products(self) -> int:
-        """Channels of a chain."""
-        return padded(self.head_dim, 64)
+        """Products of a chain: channels, of one part after the other."""
+        return 2 * padded(self.head_dim, 64)
 
     def _around(self) -> float:
         """Rotating the query, and the norm."""
@@ -105,7 +105,7 @@ class Keys(NamedTuple):
             # the product, its two parts, and what they lose where the largest product is at least 2^14
             operands = U + 2.0**-22 + self.head_dim * LOST * 2.0**-14
             small = self.head_dim * 2.0 * FLOOR * 2.0**-14 * PARTS
-            offset = (self.products // 8 + 8) * U
+            offset = (self.products // 16 + 8) * U
         else:
             # the query's two parts, then those of the product with a step
             query = 2.0**-22 + root * LOST / LEAST_QUERY
@@ -114,7 +114,7 @@ class Keys(NamedTuple):
             # minima are operands, and count as at least the floor, which is less than `LEAST_STEP` steps
             offset = query + unit * (PARTS + root * 2.0 * FLOOR / LEAST_QUERY * PARTS) + 2.0 * U
             if not self.grouped:
-                offset = max(offset, (self.products // 8 + 8) * U)
+                offset = max(offset, (self.products // 16 + 8) * U)
         aligned = step_error * (1.0 + unit) * FIELDS * (PARTS + small) / (levels + 1)
         codes = operands + unit * (PARTS + 2.0**-10) + aligned + U
         return (codes + offset + U + self._around()) * outward(16)
@@ -177,12 +177,13 @@ class Values(NamedTuple):
         return math.sqrt(2.0) * (1.0 + 2.0**-6) / (1.0 + 2.0 * math.sqrt(self.group))
 
     def least(self) -> tuple[float, float]:
-        """Return what a step may exceed that by, ``2 levels`` units of the smallest number, and its power of two.
-
-        The power of two that brings the largest step to [1, 2) is at most 2^14, or 2^120 in bfloat16.
-        """
+        """Return what a step may exceed that by, ``2 levels`` units of the smallest number, and the smallest 2^-k."""
         units = 2.0 * self.levels * (2.0**-133 if self.bfloat16 else 2.0**-24)
-        return units, 2.0**-120 if self.bfloat16 else 2.0**-14
+        return units, 2.0**-100 if self.bfloat16 else 2.0**-15
+
+    def power(self) -> float:
+        """Bound ``2^-k`` of a block, relative to its size: steps are multiplied with ``2^k <= 1 / max ||V_hat||``."""
+        return 1.0 / (1.0 + 2.0 * math.sqrt(self.group))
 
     def relative(self, unit: float, step_error: float) -> tuple[float, float]:
         """Return the sum of relative errors of a tile beside its chain's, and what comes on top, to the mean size.
@@ -196,25 +197,24 @@ class Values(NamedTuple):
         """
         # two columns are added; in bfloat16 the weight is rounded, and then its two parts; minima join at the end, and
         # are summed with two parts of 8 bits
-        codes = unit * (2.0**-6 if self.bfloat16 else 2.0**-9) + U + (U + 2.0**-22 if self.bfloat16 else 0.0) + 3.0 * U
+        codes = unit * (2.0**-6 if self.bfloat16 else 2.0**-8) + U + (U + 2.0**-22 if self.bfloat16 else 0.0) + 3.0 * U
         aligned = step_error * (1.0 + 2.0 * unit) * FIELDS * PARTS * self._steps()
-        # steps are rounded where they are subnormal operands, in units of the block's largest
-        rounded = 0.0 if self.bfloat16 else math.sqrt(self.head_dim) * LOST * self._most() * self.widest()
+        # steps are rounded where they are subnormal operands, in units of 2^-k
+        rounded = 0.0 if self.bfloat16 else math.sqrt(self.head_dim) * LOST * self._most() * self.levels * self.power()
         return codes + self.turning(), (aligned + rounded) * outward(8)
 
     def lost(self, unit: float, step_error: float, tokens: int, bias: int) -> float:
         """Return what small weights lose, of so many tokens, relative to the largest size and the largest weight."""
         root = math.sqrt(self.head_dim)
-        floor = tokens * step_error * (1.0 + 2.0 * unit) * FIELDS * 2.0 * FLOOR / self.levels
-        parts = -(-tokens // self.block) * self.rows * self._all() * 2.0 * LOST
-        return (floor + parts) * root * self.widest() * 2.0**-bias * outward(8)
+        floor = tokens * step_error * (1.0 + 2.0 * unit) * FIELDS * 2.0 * FLOOR
+        parts = -(-tokens // self.block) * self.rows * self._all() * 2.0 * LOST * self.levels
+        return (floor + parts) * root * self.power() * 2.0**-bias * outward(8)
 
     def absolute(self, unit: float, step_error: float, tokens: int, bias: int) -> float:
         """Return the same, and what comes on top of the mean, for what `least` says of steps; in the units of V."""
-        root, levels, (units, power) = math.sqrt(self.head_dim), self.levels, self.least()
-        mean = step_error * (1.0 + 2.0 * unit) * FIELDS * PARTS * units + LOST * self._most() * levels * units
-        lost = self.lost(unit, step_error, tokens, bias) / (root * self.widest()) * levels * (units + power)
-        return (mean + lost) * root * outward(8)
+        root, (units, power) = math.sqrt(self.head_dim), self.least()
+        mean = step_error * (1.0 + 2.0 * unit) * FIELDS * PARTS * units + LOST * self._most() * self.levels * power
+        return (mean * root + self.lost(unit, step_error, tokens, bias) / self.power() * power) * outward(8)
 
     def _steps(self) -> float:
         """Bound the norm of a token's steps, relative to the size: ``sqrt(2 g) ||V_hat|| / levels`` in a group of g."""
