@@ -27,7 +27,7 @@ def test_no_spills_and_no_flushing() -> None:
         assert (int(spills), 0 if name == "settle_kernel" else int(flushed)) == (0, 0), line
         assert int(registers) <= 255, line
         assert int(shared) <= SHARED_MEMORY, line
-    every = ("certify_kernel", "choose_kernel", "compact_kernel", "refine_kernel", "settle_kernel")
+    every: tuple[str, ...] = ("certify_kernel", "choose_kernel", "compact_kernel", "refine_kernel", "settle_kernel")
     every += ("finish_levels_kernel", "mark_kernel", "write_filled_kernel", "verify_kernel")
     # four settings; in three of them keys have a plane, and in three values do
     counted = dict.fromkeys(every, 4) | {"score_error_kernel": 3, "encode_plane_kernel": 6, "level_norm_kernel": 6}

@@ -19,7 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
-from certkv.fast.annotate import LEAST_STEP
+from certkv.fast.charges import LEAST_STEP
 from certkv.fast.formats.oscar import OscarKeys
 from certkv.fast.kernels.affine import codes_of, exact_minimum
 from certkv.fast.kernels.operator_norm import RELATIVE, operator_norms
