@@ -48,7 +48,16 @@ def test_splits_are_those_of_a_gpu(
     found = SimpleNamespace(multi_processor_count=multiprocessors)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
     device = torch.device("cuda")
-    cache: Any = SimpleNamespace(batch=batch, kv_heads=kv_heads, max_blocks=max_blocks, device=device)
+    cache: Any = SimpleNamespace(
+        batch=batch,
+        kv_heads=kv_heads,
+        max_blocks=max_blocks,
+        device=device,
+        keys="int8",
+        head_dim=128,
+        block=64,
+        dtype=None,
+    )
     splits = splits_on(cast(TieredCache, cache), multiprocessors)
     assert splits == splits_of(cache)
     places = multiprocessors * PROGRAMS_PER_MULTIPROCESSOR

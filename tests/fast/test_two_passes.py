@@ -1,10 +1,11 @@
-"""The two passes of a split in pieces of other sizes: other loops over the same numbers, judged as in `test_attend`."""
+"""Keys in halves of their channels and whole: other loops over the same numbers, judged as in `test_attend`."""
 
 from __future__ import annotations
 
 import pytest
 
 from certkv.fast import arithmetic
+from certkv.fast.coded import Coded
 from certkv.fast.kernels import attend
 from certkv.fast.kernels.merge import launch as launch_merge
 
@@ -16,11 +17,11 @@ CASES = [("oscar", "oscar"), ("oscar-4", "oscar-4"), ("oscar-4-g64", "int8-g64")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:triton.runtime.interpreter")
 @pytest.mark.parametrize(("keys", "values"), CASES)
-@pytest.mark.parametrize(("halves", "chunks"), [(True, 1), (False, 2), (True, 2)])
-def test_pieces(keys: str, values: str, halves: bool, chunks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attend, "HALF_CHANNELS", halves)
-    monkeypatch.setattr(attend, "CHUNKS", chunks)
+@pytest.mark.parametrize("halves", [True, False])
+def test_pieces(keys: str, values: str, halves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     s = scene([150, 64], q_heads=3, kv_heads=1, head_dim=128, block=64, keys=keys, values=values)
+    assert s.coded.in_halves
+    monkeypatch.setattr(Coded, "in_halves", halves)
     out = s.workspace()
     attend.launch(s.q, s.coded, s.cache.resident, s.scale, out)
     launch_merge(out, None)

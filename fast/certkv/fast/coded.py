@@ -86,6 +86,12 @@ class Coded:
         return key_format(self.keys).rotated
 
     @property
+    def in_halves(self) -> bool:
+        """Whether a pass takes half of the channels of keys at a time; see `half_channels`."""
+        head_dim, dtype = int(self.anchor.shape[2]), self.pool.key_step.dtype
+        return self.key_offset == 0.0 and half_channels(self.key_bits, head_dim, self.block, dtype)
+
+    @property
     def value_bits(self) -> int:
         """Bits of a value's code."""
         return value_format(self.values).bits
@@ -115,3 +121,8 @@ class Coded:
 def grouped(x: torch.Tensor, kv_heads: int) -> torch.Tensor:
     """Split query heads by the KV head they share, [batch, Hq, ...] -> [batch, H, G, ...]."""
     return x.view(x.shape[0], kv_heads, x.shape[1] // kv_heads, *x.shape[2:])
+
+
+def half_channels(key_bits: int, head_dim: int, block: int, dtype: torch.dtype) -> bool:
+    """Whether keys of few bits are multiplied in binary16, and both halves of their channels are whole tiles."""
+    return key_bits < 8 and head_dim == 128 and block in (64, 128) and dtype == torch.float16

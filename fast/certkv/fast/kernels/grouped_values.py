@@ -74,17 +74,14 @@ def folded_weights(p, step, power, FIELD_POWER: tl.constexpr, BFLOAT: tl.constex
 
 @triton.jit
 def grouped_block(
-    codes, steps, minima, norms, place, chunk, weights, at, factor, o, sums, G: tl.constexpr, GP: tl.constexpr,
-    D: tl.constexpr, DP: tl.constexpr, B: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, CHUNKS: tl.constexpr,
-    BFLOAT: tl.constexpr,
+    codes, steps, minima, norms, place, weights, at, factor, o, sums, G: tl.constexpr, GP: tl.constexpr,
+    D: tl.constexpr, DP: tl.constexpr, B: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, BFLOAT: tl.constexpr,
     OFFSET: tl.constexpr, INTERPRET: tl.constexpr
 ):  # fmt: skip
-    """Add a chunk of a block times ``factor`` [GP] to the output and to the sums of minima.
+    """Add a block times ``factor`` [GP] to the output and to the sums of minima.
 
     Parameters
     ----------
-    chunk : int
-        Which of CHUNKS equal ranges of rows of words.
     norms : pointer
         Largest norm of a decoded token, of the block.
     weights : pointer
@@ -96,18 +93,18 @@ def grouped_block(
     """
     F: tl.constexpr = 8 // BITS
     R: tl.constexpr = (B + F - 1) // F
-    RT: tl.constexpr = max(16, triton.next_power_of_2(R)) // CHUNKS
-    FULL: tl.constexpr = CHUNKS * RT * F == B and DP == D
+    RT: tl.constexpr = max(16, triton.next_power_of_2(R))
+    FULL: tl.constexpr = RT * F == B and DP == D
     GC: tl.constexpr = GROUP if GROUP < DP else DP
     NG: tl.constexpr = DP // GC
     GROUPS: tl.constexpr = (D + GROUP - 1) // GROUP
     K: tl.constexpr = F * RT
     C: tl.constexpr = max(8, GP)
     k = tl.arange(0, K)
-    row = chunk * RT + k % RT
+    row = k % RT
     token = (k // RT) * R + row
     there = (row < R) & (token < B)
-    r = chunk * RT + tl.arange(0, RT)
+    r = tl.arange(0, RT)
     w = tl.arange(0, DP // 4)
     j = tl.arange(0, NG)
     words = codes + place * (R * (D // 4)) + r[:, None] * (D // 4) + w[None, :]

@@ -79,7 +79,9 @@ class Shape(NamedTuple):
         columns = max(4, triton.next_power_of_2(group))
         tokens = max(16, triton.next_power_of_2(block))
         # what one warp holds of codes, queries and output; 255 registers are enough for 128 channels and 4 heads
-        load = tokens * triton.next_power_of_2(head_dim) * (columns // 4) * (2 if grouped and head_dim > 128 else 1)
+        load = tokens * triton.next_power_of_2(head_dim) * (columns // 4)
+        if grouped and (head_dim > 128 or dtype == torch.bfloat16):
+            load *= 2
         warps = 1 if load <= 64 * 128 else 2 if load <= 2 * 64 * 128 and dtype == torch.float16 else 4
         return cls(kv_heads, group, head_dim, block, columns, 64 if head_dim <= 64 else 128, tokens // 2, warps)
 
