@@ -14,8 +14,9 @@ import torch
 from certkv.cli.main import build_parser
 from certkv.cli.memory import planned
 from certkv.fast import Budget, Naive, PaperPolicy, TieredCache
-from certkv.fast.plan import PROGRAMS_PER_MULTIPROCESSOR, RESIDENT_PROGRAMS, Plan, splits_of, splits_on
+from certkv.fast.plan import Plan
 from certkv.fast.policies import Policy
+from certkv.fast.splits import PROGRAMS_PER_MULTIPROCESSOR, RESIDENT_PROGRAMS, splits_of, splits_on
 
 from .support import Run
 

@@ -6,7 +6,7 @@ import torch
 
 from certkv.fast.cache import TieredCache
 from certkv.fast.finish import Flags
-from certkv.fast.kernels import exact_terms, finish, refine
+from certkv.fast.kernels import exact_terms, finish, refine, settle
 from certkv.fast.plan import plan
 from certkv.fast.policies import Budget
 
@@ -44,7 +44,7 @@ def launches() -> None:
                 parts.corrections,
                 before,
             )
-        refine.launch_keep_largest(parts.terms.partial, state, parts.choice.action)
+        settle.launch_keep_largest(parts.terms.partial, state, parts.choice.action)
         exact_terms.launch(
             q,
             made.coded,

@@ -244,7 +244,7 @@ def test_the_first_round_keeps_what_the_first_pass_was(run: str) -> None:
     if run == "twin":
         keep_largest_twin(after, case.state, case.choice.action)
     else:
-        from certkv.fast.kernels.refine import launch_keep_largest
+        from certkv.fast.kernels.settle import launch_keep_largest
 
         launch_keep_largest(after, case.state, case.choice.action)
     assert torch.equal(after, kept)

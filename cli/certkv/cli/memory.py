@@ -109,7 +109,8 @@ def planned(arguments: argparse.Namespace, capacity: int) -> Column:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from certkv import fast
-    from certkv.fast.plan import Plan, splits_on
+    from certkv.fast.plan import Plan
+    from certkv.fast.splits import splits_on
 
     policies = {policy.name: policy for policy in (fast.Naive, fast.PaperPolicy, fast.Budget)}
     try:

@@ -89,6 +89,7 @@ def kernels() -> Passes:
         planes,
         refine,
         scratch,
+        settle,
     )
     from certkv.fast.kernels import resident_terms as resident
     from certkv.fast.kernels import score_error as errors
@@ -104,7 +105,7 @@ def kernels() -> Passes:
         choose=choose.choose,
         fetch=scratch.launch,
         refine=refine.launch,
-        keep_largest=refine.launch_keep_largest,
+        keep_largest=settle.launch_keep_largest,
         exact_head=exact_head.launch,
         exact_terms=exact_terms.launch,
         finish=finish.launch,

@@ -17,10 +17,10 @@ from certkv.fast.cache import TieredCache
 from certkv.fast.certify import CHUNK, Finer, Pass
 from certkv.fast.checks import Reasons, check_tensor, type_name, whole_number
 from certkv.fast.choose import DEVICE_COST, EXACT_HEAD, Prices
-from certkv.fast.coded import Coded, half_channels
+from certkv.fast.coded import Coded
 from certkv.fast.errors import DTypeError, InputError, PlanError, SettingError
 from certkv.fast.finish import Flags
-from certkv.fast.formats.planar import Planar, base_of, planes_of
+from certkv.fast.formats.planar import Planar, base_of
 from certkv.fast.formats.registry import key_format, value_format
 from certkv.fast.handles import Handled
 from certkv.fast.ladder import Ladder, Levels
@@ -33,47 +33,11 @@ from certkv.fast.policies import Budget, Naive, PaperPolicy, Policy
 from certkv.fast.refine import Check, FinerRead, State
 from certkv.fast.resident_terms import ResidentPass
 from certkv.fast.rounding import rounding
+from certkv.fast.splits import splits_of
 from certkv.fast.step import Step
 from certkv.fast.totals import Unit
 from certkv.fast.verify import VERIFY, Verifier, Verify
 from certkv.fast.workspace import plan_workspace
-
-TWIN_SPLITS = 4
-PROGRAMS_PER_MULTIPROCESSOR = 8
-"""A program is one warp; this many per multiprocessor hide each other's waits."""
-
-HALVES_PER_MULTIPROCESSOR = 12
-"""The same where a pass takes keys in halves: such a program has fewer registers."""
-
-RESIDENT_PROGRAMS = 3
-"""What attend runs beside the splits of coded blocks: one program for the resident tokens, and one to measure each slot
-of them."""
-
-
-def splits_of(cache: TieredCache) -> int:
-    """Programs per KV head of a sequence: enough to fill a GPU, and no more than there are blocks."""
-    if cache.device.type != "cuda":
-        return min(cache.max_blocks, TWIN_SPLITS)
-    return splits_on(cache, torch.cuda.get_device_properties(cache.device).multi_processor_count)
-
-
-def programs_per_multiprocessor(cache: TieredCache) -> int:
-    """Return how many programs of attend share a multiprocessor: what their registers allow."""
-    fmt = key_format(cache.keys)
-    halves = not planes_of(fmt) and half_channels(fmt.bits, cache.head_dim, cache.block, cache.dtype)
-    return HALVES_PER_MULTIPROCESSOR if halves else PROGRAMS_PER_MULTIPROCESSOR
-
-
-def splits_on(cache: TieredCache, multiprocessors: int) -> int:
-    """Return what `splits_of` does on a GPU with so many multiprocessors.
-
-    With few sequences all programs of a pass run at once, those of the resident tokens included: one that had to wait
-    for another's end would begin when the others are half done.
-    """
-    rows, places = cache.batch * cache.kv_heads, multiprocessors * programs_per_multiprocessor(cache)
-    at_once = places // rows - RESIDENT_PROGRAMS
-    wanted = at_once if at_once >= 8 * RESIDENT_PROGRAMS else -(-places // rows)
-    return max(1, min(cache.max_blocks, wanted))
 
 
 class Plan(Handled):

@@ -33,6 +33,7 @@ from certkv.fast.kernels import (
     resident_terms,
     score_error,
     scratch,
+    settle,
 )
 from certkv.fast.kernels.certify import certify_kernel
 from certkv.fast.kernels.choose import choose_kernel, compact_kernel
@@ -41,10 +42,11 @@ from certkv.fast.kernels.exact_terms import exact_terms_kernel
 from certkv.fast.kernels.finish import begin_kernel, finish_kernel
 from certkv.fast.kernels.merge import merge_kernel
 from certkv.fast.kernels.planes import finish_levels_kernel
-from certkv.fast.kernels.refine import keep_largest_kernel, refine_kernel, settle_kernel
+from certkv.fast.kernels.refine import refine_kernel
 from certkv.fast.kernels.resident_terms import resident_terms_kernel
 from certkv.fast.kernels.score_error import score_error_kernel
 from certkv.fast.kernels.scratch import fill_kernel, reserve_kernel
+from certkv.fast.kernels.settle import keep_largest_kernel, settle_kernel
 from certkv.fast.kernels.work import Work
 from certkv.fast.resident_terms import ResidentPass
 
@@ -283,7 +285,7 @@ def launch(given: Ladder) -> None:
         score_error.work(q, coded, scale, given.rounding.first.floor, parts.errors, given.rounding.lost),
         certified[0],
         resident[0],
-        refine.work_keep_largest(terms.partial, state, choice.action),
+        settle.work_keep_largest(terms.partial, state, choice.action),
         chosen[0],
         choose.work_compact(choice),
         scratch.work_reserve(choice, ws.levels, originals, slots, True),
@@ -303,7 +305,7 @@ def launch(given: Ladder) -> None:
             parts.corrections,
             None if levels is None else levels.read,
         ),
-        refine.work_settle(choice, state, parts.corrections, terms.partial, True),
+        settle.work_settle(choice, state, parts.corrections, terms.partial, True),
         exact,
         merge.work(ws, choice.action, EXACT_HEAD),
         exact_bound,

@@ -4,7 +4,7 @@
     o  +=  f sum (P' - P) V_before + f sum P' (V_after - V_before)
 
 `refine_kernel`: a KV head of all sequences', every SPLITS-th entry of its work list; all heads of the
-group at once, so that an original is read once. `settle_kernel`: one head, joins what the programs summed. Originals
+group at once, so that an original is read once; `certkv.fast.kernels.settle` joins what the programs summed. Originals
 are read from scratch where they are resident, else through the pointer they have, pinned or not; it is one kernel with
 scratch and without, so that both give the same bits. Everything is binary32, without fusion and without tensor cores:
 there is little to compute and much to wait for.
@@ -27,8 +27,10 @@ import triton.language as tl
 from certkv.fast.choose import EXACT_HEAD, REFINE, Choice
 from certkv.fast.coded import Coded
 from certkv.fast.host import Originals
-from certkv.fast.kernels.outward_fp32 import known, load16
+from certkv.fast.kernels.outward_fp32 import load16
 from certkv.fast.kernels.rotation import rotate
+from certkv.fast.kernels.settle import work_settle
+from certkv.fast.kernels.stored import coded_keys, coded_values, refined_number
 from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.levels import KEY_CHANGE, MOST_PLANES, SHIFT, VALUE_CHANGE
 from certkv.fast.refine import (
@@ -61,47 +63,6 @@ KEYS_MOVE, VALUES_MOVE = tl.constexpr(KEY_CHANGE), tl.constexpr(VALUE_CHANGE)
 
 
 @triton.jit
-def stored_codes(codes, place, token, channel, mask, R: tl.constexpr, D: tl.constexpr, BITS: tl.constexpr):
-    """Return codes, binary32 [tokens, channels]; byte row t holds tokens t, t + R, ... from the lowest bits up."""
-    code = tl.load(codes + (place * R + token % R)[:, None] * D + channel[None, :], mask=mask, other=0).to(tl.int32)
-    if BITS < 8:
-        code = (code >> ((token // R) * BITS)[:, None]) & ((1 << BITS) - 1)
-    return code.to(tl.float32)
-
-
-@triton.jit
-def coded_keys(
-    codes, steps, minima, place, token, channel, mask, R: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
-    BITS: tl.constexpr, GROUP: tl.constexpr, BFLOAT: tl.constexpr,
-):  # fmt: skip
-    """Return ``minimum + step code``, [tokens, channels]; the product is exact, the sum rounds once."""
-    if GROUP > 0:
-        at = (place * ((B + GROUP - 1) // GROUP) + token // GROUP)[:, None] * D + channel[None, :]
-        at_mask = mask
-    else:
-        at = place * D + channel[None, :]
-        at_mask = (channel < D)[None, :]
-    code = stored_codes(codes, place, token, channel, mask, R, D, BITS)
-    return load16(minima + at, at_mask, BFLOAT) + load16(steps + at, at_mask, BFLOAT) * code
-
-
-@triton.jit
-def coded_values(
-    codes, steps, minima, place, token, channel, mask, R: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
-    BITS: tl.constexpr, GROUP: tl.constexpr, BFLOAT: tl.constexpr,
-):  # fmt: skip
-    """As `coded_keys`; groups are of channels."""
-    if GROUP > 0:
-        at = (place * B + token)[:, None] * ((D + GROUP - 1) // GROUP) + (channel // GROUP)[None, :]
-        at_mask = mask
-    else:
-        at = place * D + channel[None, :]
-        at_mask = (channel < D)[None, :]
-    code = stored_codes(codes, place, token, channel, mask, R, D, BITS)
-    return load16(minima + at, at_mask, BFLOAT) + load16(steps + at, at_mask, BFLOAT) * code
-
-
-@triton.jit
 def needed(mine, level):
     """Whether original keys are read, and original values; twin: `certkv.fast.refine.needed`."""
     values = (((mine & 2) != 0) & ((level & 2) == 0)) | (((mine & KEYS_MOVE) != 0) & ((level & 2) != 0))
@@ -118,21 +79,6 @@ def level_of(byte, BIT: tl.constexpr, AT: tl.constexpr):
 def joined_levels(level, mine):
     """Levels after a choice was read; twin: `certkv.fast.levels.raised`, for one plane."""
     return level | (mine & (KEYS_MOVE | VALUES_MOVE))
-
-
-@triton.jit
-def refined_number(
-    codes, planes, steps, minima, at, at_mask, place, token, channel, mask, R: tl.constexpr, BITS: tl.constexpr,
-    PR: tl.constexpr, PLANE: tl.constexpr, D: tl.constexpr, BFLOAT: tl.constexpr,
-):  # fmt: skip
-    """Return ``minimum + step code_1`` of a refined format, [tokens, channels]; the product is exact, the sum rounds.
-
-    ``code_1 = code + plane 2^-b + (2^-b - 1) / 2``, an exact number of 13 bits at most.
-    """
-    code = stored_codes(codes, place, token, channel, mask, R, D, BITS)
-    code += stored_codes(planes, place, token, channel, mask, PR, D, PLANE) * (1.0 / (1 << PLANE))
-    code += (1.0 / (1 << PLANE) - 1.0) * 0.5
-    return load16(minima + at, at_mask, BFLOAT) + load16(steps + at, at_mask, BFLOAT) * code
 
 
 @triton.jit(do_not_specialize=["slots"])
@@ -410,86 +356,6 @@ def refine_kernel(
                 tl.store(change_turned + at, sum_turned[part], mask=mask)
 
 
-@triton.jit(do_not_specialize=["initial"])
-def settle_kernel(
-    counts,
-    change_l,
-    change_o,
-    change_turned,
-    action,
-    maxima,
-    denominators,
-    firsts,
-    largest,
-    sums,
-    output,
-    lse,
-    partial,
-    entries,
-    E: tl.constexpr,
-    G: tl.constexpr,
-    D: tl.constexpr,
-    DP: tl.constexpr,
-    S: tl.constexpr,
-    TURNED: tl.constexpr,
-    initial,
-    program=None,
-):
-    """Join the corrections of a head of all sequences' heads."""
-    row = place_of(program)[0].to(tl.int64)
-    count = tl.load(counts + row // G)
-    if (tl.load(action + row) == REFINED) & (count > 0):
-        split = tl.arange(0, S)
-        some = split < count
-        channel = tl.arange(0, DP)
-        live = channel < D
-        l_old = tl.load(denominators + row)
-        l_first = l_old
-        if initial != 0:
-            entry = tl.arange(0, E)
-            sizes = tl.load(partial + (row * entries + entry) * 8 + SIZE, mask=entry < entries, other=0.0)
-            tl.store(largest + row, tl.max(known(sizes), 0))
-            tl.store(firsts + row, l_old)
-        else:
-            l_first = tl.load(firsts + row)
-        l_new = l_old + tl.sum(tl.load(change_l + row * S + split, mask=some, other=0.0), 0)
-        at = (row * S + split)[:, None] * D + channel[None, :]
-        mask = some[:, None] & live[None, :]
-        change = tl.sum(tl.load(change_o + at, mask=mask, other=0.0), 0)
-        if TURNED:
-            turned = tl.sum(tl.load(change_turned + at, mask=mask, other=0.0), 0)
-            change += tl.reshape(rotate(turned[None, :], D), (DP,))
-        o = tl.load(sums + row * D + channel, mask=live, other=0.0) + change
-        finite = tl.min((tl.abs(o) < float("inf")).to(tl.int32), 0) != 0
-        if finite & (l_new >= LEFT * l_first) & (l_new < float("inf")):
-            tl.store(lse + row, LN2 * (tl.load(maxima + row) + tl.log2(l_new)))
-        else:
-            tl.store(action + row, GIVEN_UP)
-        tl.store(denominators + row, l_new)
-        tl.store(sums + row * D + channel, o, mask=live)
-        tl.store(output + row * D + channel, tl.div_rn(o, l_new + tl.zeros_like(o)), mask=live)
-
-
-@triton.jit
-def keep_largest_kernel(partial, largest, action, entries, program=None):
-    """Raise the last entry's largest size, for a head of all sequences' heads."""
-    row = place_of(program)[0].to(tl.int64)
-    if tl.load(action + row) == REFINED:
-        at = partial + (row * entries + entries - 1) * 8 + SIZE
-        tl.store(at, tl.maximum(known(tl.load(at)), tl.load(largest + row)))
-
-
-def work_keep_largest(partial: torch.Tensor, state: State, action: torch.Tensor) -> Work:
-    """Return what to launch; arguments as those of `certkv.fast.refine.keep_largest_twin`."""
-    arguments = (partial, state.largest, action, partial.shape[2])
-    return Work(keep_largest_kernel, (action.numel(), 1, 1), arguments, {}, {})
-
-
-def launch_keep_largest(partial: torch.Tensor, state: State, action: torch.Tensor) -> None:
-    """Launch; arguments as those of `certkv.fast.refine.keep_largest_twin`."""
-    work_keep_largest(partial, state, action).launch(1)
-
-
 def work_refine(
     q: torch.Tensor,
     scale: float,
@@ -582,40 +448,6 @@ def work_refine(
             "VALUE_PLANE": bits[1],
         },
         {},
-    )
-
-
-def work_settle(choice: Choice, state: State, sums: Corrections, partial: torch.Tensor, initial: bool) -> Work:
-    """Return what to launch to join what was summed; ``partial`` is read in the first round only."""
-    heads, head_dim = state.o.shape[1:]
-    return Work(
-        settle_kernel,
-        (choice.action.numel(), 1, 1),
-        (
-            choice.counts,
-            sums.l,
-            sums.o,
-            sums.turned,
-            choice.action,
-            state.m,
-            state.l,
-            state.first,
-            state.largest,
-            state.o,
-            state.output,
-            state.lse,
-            partial,
-            partial.shape[2] if initial else 1,
-        ),
-        {
-            "E": triton.next_power_of_2(partial.shape[2]) if initial else 1,
-            "G": heads // choice.work.shape[1],
-            "D": head_dim,
-            "DP": triton.next_power_of_2(head_dim),
-            "S": SPLITS,
-            "TURNED": sums.turned.numel() > 0,
-        },
-        {"initial": int(initial)},
     )
 
 

@@ -1,0 +1,47 @@
+"""How a pass over the coded blocks is split: as many programs as run at once."""
+
+from __future__ import annotations
+
+import torch
+
+from certkv.fast.cache import TieredCache
+from certkv.fast.coded import half_channels
+from certkv.fast.formats.planar import planes_of
+from certkv.fast.formats.registry import key_format
+
+TWIN_SPLITS = 4
+PROGRAMS_PER_MULTIPROCESSOR = 8
+"""A program is one warp; this many per multiprocessor hide each other's waits."""
+
+HALVES_PER_MULTIPROCESSOR = 12
+"""The same where a pass takes keys in halves: such a program has fewer registers."""
+
+RESIDENT_PROGRAMS = 3
+"""What attend runs beside the splits of coded blocks: one program for the resident tokens, and one to measure each slot
+of them."""
+
+
+def splits_of(cache: TieredCache) -> int:
+    """Programs per KV head of a sequence: enough to fill a GPU, and no more than there are blocks."""
+    if cache.device.type != "cuda":
+        return min(cache.max_blocks, TWIN_SPLITS)
+    return splits_on(cache, torch.cuda.get_device_properties(cache.device).multi_processor_count)
+
+
+def programs_per_multiprocessor(cache: TieredCache) -> int:
+    """Return how many programs of attend share a multiprocessor: what their registers allow."""
+    fmt = key_format(cache.keys)
+    halves = not planes_of(fmt) and half_channels(fmt.bits, cache.head_dim, cache.block, cache.dtype)
+    return HALVES_PER_MULTIPROCESSOR if halves else PROGRAMS_PER_MULTIPROCESSOR
+
+
+def splits_on(cache: TieredCache, multiprocessors: int) -> int:
+    """Return what `splits_of` does on a GPU with so many multiprocessors.
+
+    With few sequences all programs of a pass run at once, those of the resident tokens included: one that had to wait
+    for another's end would begin when the others are half done.
+    """
+    rows, places = cache.batch * cache.kv_heads, multiprocessors * programs_per_multiprocessor(cache)
+    at_once = places // rows - RESIDENT_PROGRAMS
+    wanted = at_once if at_once >= 8 * RESIDENT_PROGRAMS else -(-places // rows)
+    return max(1, min(cache.max_blocks, wanted))
