@@ -276,3 +276,28 @@ def test_memory_of_a_plan_is_counted() -> None:
     assert rows == [0, staged]
     made = plan(case.cache, KV_HEADS * GROUP, Naive())
     assert small.device == case.cache.memory().device + made.ws.nbytes + made.parts.nbytes
+
+
+@pytest.mark.parametrize(("keys", "values"), [("oscar", "int4-g32+4"), ("kivi", "int8+4"), ("int8+4", "oscar")])
+def test_one_side_may_have_planes_and_the_other_groups(keys: str, values: str) -> None:
+    torch.manual_seed(3)
+    k, v = torch.randn(2, 1, 200, 1, 64).half()
+    q = torch.randn(1, 2, 64).half()
+    cache = TieredCache(1, 1, 64, 256, torch.float16, keys=keys, values=values)
+    cache.append(k, v)
+    step = decode(q, cache, Budget(0.01))
+    exact = float64.attention(q[0], k[0, :, 0], v[0, :, 0], 0.125)
+    error = (step.output[0].double() - exact.output).norm(dim=-1)
+    assert (error - exact.error_ub <= step.certificate.bound[0].double()).all()
+    assert ((step.certificate.bound <= step.certificate.tolerance) | (step.certificate.rung >= 3)).all()
+
+
+def test_a_policy_without_a_tolerance_says_so_on_every_rung() -> None:
+    torch.manual_seed(0)
+    k, v = torch.randn(2, 1, 111, 1, 64).half()
+    q = torch.randn(1, 2, 64).half()
+    cache = TieredCache(1, 1, 64, 256, torch.float16, block=16)
+    cache.append(k * 30, v)
+    made = decode(q, cache, PaperPolicy(coverage=0.6, k_max=6)).certificate
+    assert (made.rung == 3).all()
+    assert (made.tolerance == torch.inf).all()

@@ -44,6 +44,8 @@ def finer_score_error(q: torch.Tensor, coded: Coded, scale: float, out: FinerErr
     out : FinerErrors
         Written.
     """
+    if len(out.delta) == 0:  # keys of one level, whatever values have
+        return
     kv_heads = coded.anchor.shape[1]
     magnitude = above(abs(scale))
     size_q = grouped(q.to(torch.float32).abs(), kv_heads)[:, :, :, None, :]
