@@ -157,4 +157,4 @@ def refusals_after_a_reset(patch: pytest.MonkeyPatch) -> None:
 def test_a_planted_mistake_is_noticed(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     with pytest.raises((AssertionError, CertkvError, IndexError, pytest.fail.Exception)):
-        run(60, 14, AppendMachine)
+        run(400, 14, AppendMachine)

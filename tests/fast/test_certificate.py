@@ -21,7 +21,7 @@ def test_blank_promises_nothing() -> None:
         assert tensor.dtype == torch.int32
     for tensor in (made.rung, made.status, made.promoted, made.host_bytes):
         assert not tensor.any()
-    assert made.nbytes == 6 * (5 * 4 + 2 * 4 + 2 * 4 + 8)
+    assert made.nbytes == 6 * (5 * 4 + 2 * 4 + 2 * 4 + 2 * 8)
 
 
 def test_clear_writes_in_place() -> None:

@@ -59,10 +59,13 @@ class Parts(NamedTuple):
         shape = (batch, q_heads, max_blocks)
         choice = Choice.empty(batch, q_heads, cache.kv_heads, max_blocks, device)
         rotated = key_format(cache.keys).rotated, value_format(cache.values).rotated
+        found = Totals.empty(batch, q_heads, device)
+        # a head that goes to rung 3 before anything was chosen has had no tolerance enforced
+        found.tolerance.fill_(torch.inf)
         return cls(
             errors=ScoreErrors(*(torch.full(shape, torch.nan, device=device) for _ in range(3))),
             terms=Terms.empty(batch, q_heads, max_blocks, device),
-            found=Totals.empty(batch, q_heads, device),
+            found=found,
             choice=choice,
             corrections=Corrections.empty(batch, q_heads, head_dim, device, rotated),
             first=heads(),

@@ -41,10 +41,8 @@ class Totals(NamedTuple):
 
     @classmethod
     def empty(cls, batch: int, heads: int, device: torch.device | str = "cpu") -> Totals:
-        """Allocate; everything is NaN, but tolerances: a step that goes to rung 3 at once enforces none."""
-        made = cls(*(torch.full((batch, heads), torch.nan, device=device) for _ in range(6)))
-        made.tolerance.fill_(torch.inf)
-        return made
+        """Allocate; everything is NaN."""
+        return cls(*(torch.full((batch, heads), torch.nan, device=device) for _ in range(6)))
 
 
 def over(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:

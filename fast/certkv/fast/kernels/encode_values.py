@@ -183,7 +183,7 @@ def encode_values(
             BFLOAT=originals.dtype == torch.bfloat16,
             NORM=norm_factor(padded, 1),
             MEAN=outward(padded // 2 + 3 + rows + 2),
-            num_warps=max(4, min(8, rows * channels // 512)),
+            num_warps=max(8 if rows > 64 else 4, min(8, rows * channels // 512)),
             enable_fp_fusion=False,
         )
         stored, notes = (pool.value_codes, pool.value_step, pool.value_minimum), pool.value_notes
