@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-SHARED_MEMORY = 232_448
-"""Bytes of shared memory that one program may take."""
+from .compiled import SHARED_MEMORY, compiled
 
 
 def test_no_spills_and_no_flushing() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(HERE / "hopper.py"), str(HERE / "step_launches.py")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
     kernels: Counter[str] = Counter()
-    for line in done.stdout.splitlines():
-        name, registers, spills, shared, flushed = line.split()
-        print(line)
+    for line in compiled("step_launches.py"):
+        name, registers, spills, shared, flushed = line
         kernels[name] += 1
         # joining corrections takes one logarithm, of a number that is no bound
-        assert (int(spills), 0 if name == "settle_kernel" else int(flushed)) == (0, 0), line
-        assert int(registers) <= 255, line
-        assert int(shared) <= SHARED_MEMORY, line
+        assert (spills, 0 if name == "settle_kernel" else flushed) == (0, 0), line
+        assert registers <= 255, line
+        assert shared <= SHARED_MEMORY, line
     own = ("begin_kernel", "refine_kernel", "keep_largest_kernel", "exact_terms_kernel", "finish_kernel")
     # six settings; corrections are joined in the first round and in later ones
     assert kernels == dict.fromkeys(own, 6) | {"refine_kernel": 12, "settle_kernel": 12}

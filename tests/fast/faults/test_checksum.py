@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +12,8 @@ from certkv.fast import checksum
 from certkv.fast.checksum import FACTORS, M31, OWNER, SHIFT, Checksums, totals_twin, weight
 from certkv.fast.kernels import checksum as kernels
 
+from ..compiled import compiled
 from .scene import filled, flip
-
-HERE = Path(__file__).resolve().parent
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
@@ -156,13 +151,9 @@ def test_owners_are_part_of_it() -> None:
 
 
 def test_no_spills() -> None:
-    command = [sys.executable, str(HERE.parent / "hopper.py"), str(HERE / "checksum_launches.py")]
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    lines = [line.split() for line in done.stdout.splitlines()]
+    lines = compiled("faults/checksum_launches.py")
     own = ("totals", "add_resident", "write_filled", "guard", "verify", "withdraw")
     assert {name for name, *_ in lines} == {f"{name}_kernel" for name in own}
     assert len(lines) == 24
     # 512 programs of 4 warps share a multiprocessor's 65,536 registers six at a time at up to 85
-    assert all(int(registers) <= 85 and int(spills) == 0 for _, registers, spills, *_ in lines)
+    assert all(registers <= 85 and spills == 0 for _, registers, spills, *_ in lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from certkv.fast.errors import SettingError
 from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS, Format, KeyFormat
 from certkv.fast.formats.planar import INT4_G32_4, INT4_INT4, INT8_4, INT8_G64_4, Planar
@@ -9,6 +11,11 @@ from certkv.fast.formats.planar import INT4_G32_4, INT4_INT4, INT8_4, INT8_G64_4
 PLANAR_KEY_FORMATS: dict[str, Planar] = {f.name: f for f in (INT8_4, INT4_INT4)}
 PLANAR_VALUE_FORMATS: dict[str, Planar] = {f.name: f for f in (INT8_4, INT4_INT4, INT4_G32_4, INT8_G64_4)}
 """Formats of several levels; apart, since everything in the others is one level."""
+
+T = TypeVar("T")
+
+_KEYS: dict[str, KeyFormat] = {**KEY_FORMATS, **PLANAR_KEY_FORMATS}
+_VALUES: dict[str, Format] = {**VALUE_FORMATS, **PLANAR_VALUE_FORMATS}
 
 
 def key_format(name: str) -> KeyFormat:
@@ -19,10 +26,7 @@ def key_format(name: str) -> KeyFormat:
     SettingError
         With the names that there are.
     """
-    known: dict[str, KeyFormat] = {**KEY_FORMATS, **PLANAR_KEY_FORMATS}
-    if name not in known:
-        raise SettingError(f"unknown key format {name!r}; choose one of {', '.join(known)}")
-    return known[name]
+    return _named("key", name, _KEYS)
 
 
 def value_format(name: str) -> Format:
@@ -33,7 +37,10 @@ def value_format(name: str) -> Format:
     SettingError
         With the names that there are.
     """
-    known: dict[str, Format] = {**VALUE_FORMATS, **PLANAR_VALUE_FORMATS}
+    return _named("value", name, _VALUES)
+
+
+def _named(side: str, name: str, known: dict[str, T]) -> T:
     if name not in known:
-        raise SettingError(f"unknown value format {name!r}; choose one of {', '.join(known)}")
+        raise SettingError(f"unknown {side} format {name!r}; choose one of {', '.join(known)}")
     return known[name]

@@ -24,7 +24,7 @@ import torch
 import triton
 import triton.language as tl
 
-from certkv.fast.choose import EXACT_HEAD, REFINE, Choice
+from certkv.fast.choose import Choice
 from certkv.fast.coded import Coded
 from certkv.fast.host import Originals
 from certkv.fast.kernels.outward_fp32 import load16
@@ -34,8 +34,6 @@ from certkv.fast.kernels.stored import coded_keys, coded_values, refined_number
 from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.levels import KEY_CHANGE, MOST_PLANES, SHIFT, VALUE_CHANGE
 from certkv.fast.refine import (
-    KEPT,
-    LARGEST,
     LARGEST_DELTA,
     SPLITS,
     Check,
@@ -51,12 +49,7 @@ if TYPE_CHECKING:
 CHANNELS = 16
 """Channels of a tile."""
 
-REFINED = tl.constexpr(REFINE)
-GIVEN_UP = tl.constexpr(EXACT_HEAD)
 FAR = tl.constexpr(LARGEST_DELTA)
-LEFT = tl.constexpr(KEPT)
-SIZE = tl.constexpr(LARGEST)
-LN2 = tl.constexpr(0.6931471805599453)
 KEY_SHIFT, VALUE_SHIFT = (tl.constexpr(x) for x in SHIFT)
 PLANES = tl.constexpr(MOST_PLANES)
 KEYS_MOVE, VALUES_MOVE = tl.constexpr(KEY_CHANGE), tl.constexpr(VALUE_CHANGE)
