@@ -19,6 +19,7 @@ from certkv.fast import certify as of_certify
 from certkv.fast import choose, levels, refine
 from certkv.fast.certify import Finer, Foreseen, Pass, Terms
 from certkv.fast.choose import cheapest_until
+from certkv.fast.decoded import stored_keys
 from certkv.fast.finer_errors import FinerErrors, finer_score_error
 from certkv.fast.formats import Encoded
 from certkv.fast.formats.registry import key_format, value_format
@@ -168,14 +169,16 @@ def used_values(plan: fast.Plan, side: int, kv: int, block: int) -> list[torch.T
     page = cache.pages.pages(0)[block]
     names = ("key", "value")[side]
     fmt: Any = (key_format(cache.keys), value_format(cache.values))[side]
-    stored = tuple(getattr(pool, f"{names}_{part}")[page, kv] for part in ("codes", "step", "minimum"))
+    stored = Encoded(*(getattr(pool, f"{names}_{part}")[page, kv] for part in ("codes", "step", "minimum")))
+    if side == 0:
+        stored = stored_keys(pool, torch.tensor(page), torch.tensor(kv))
     planes = tuple(x[page, kv] for x in cache.planes.sides[side])
-    coded = [fmt.decode_level(Encoded(*stored), planes[:n], BLOCK)[0] for n in range(len(planes) + 1)]
+    coded = [fmt.decode_level(stored, planes[:n], BLOCK)[0] for n in range(len(planes) + 1)]
     original = (cache.originals.keys, cache.originals.values)[side][0, kv, block].double()
     return [*coded, original]
 
 
-def correction_is_right(keys: str, values: str, seed: int, tolerance: float) -> int:
+def correction_is_right(keys: str, values: str, seed: int, tolerance: float, loud: float = 1.0) -> int:
     """Recompute weights and outputs of a step from the levels it says it used; return how many blocks were raised.
 
     Weights of a raised key are those of its score in float64, to a rounding of binary16 (2^-11) and what binary32 does
@@ -183,6 +186,7 @@ def correction_is_right(keys: str, values: str, seed: int, tolerance: float) -> 
     their sums were taken in binary32 over 300 tokens: 2^-13 of the largest value norm is more than either loses.
     """
     cache, q = cache_of(keys, values, seed)
+    q *= loud
     plan = planned(cache, fast.Budget(tolerance))
     step = plan.run(q, plan.step())
     ws, raised = plan.ws, 0
@@ -217,9 +221,21 @@ def correction_is_right(keys: str, values: str, seed: int, tolerance: float) -> 
     return raised
 
 
-@pytest.mark.parametrize(("keys", "values"), [("int8+4", "int4-g32+4"), ("int8+4", "int4+4"), ("int4+4", "int8-g64+4")])
+@pytest.mark.parametrize(
+    ("keys", "values"),
+    [
+        ("int8+4", "int4-g32+4"),
+        ("int8+4", "int4+4"),
+        ("int4+4", "int8-g64+4"),
+        ("int8+4", "oscar+2+4"),
+        ("oscar+2+4", "int4-g32+4"),
+        ("oscar+2+4", "oscar+2+4"),
+    ],
+)
 def test_states_are_those_of_the_levels_that_were_read(keys: str, values: str) -> None:
-    raised = sum(correction_is_right(keys, values, seed, t) for seed in range(2) for t in (0.3, 0.05, 0.02))
+    # of two bits, scores of louder queries are mostly too far off to be corrected
+    loud = 0.0625 if keys.startswith("oscar") else 1.0
+    raised = sum(correction_is_right(keys, values, seed, t, loud) for seed in range(2) for t in (0.3, 0.05, 0.02))
     assert raised > 100
 
 

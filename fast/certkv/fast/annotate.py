@@ -104,7 +104,7 @@ def _tokens(difference: torch.Tensor, err: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def value_level_notes(
-    original: torch.Tensor, decoded: torch.Tensor, err: torch.Tensor
+    original: torch.Tensor, decoded: torch.Tensor, err: torch.Tensor, inside: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Measure encoded values at a level above the base: what is not about the originals alone.
 
@@ -113,6 +113,8 @@ def value_level_notes(
     original : float16 or bfloat16 [..., B, d]
     decoded, err : float64 [..., B, d]
         From `Planar.decode_level`.
+    inside : float64 [..., B, d]
+        From `Planar.decode_level_rotated`: norms are the same in both bases.
 
     Returns
     -------
@@ -122,7 +124,7 @@ def value_level_notes(
         Log codes of the residuals, relative to the largest.
     """
     largest, codes, operator = _tokens(original.to(torch.float64) - decoded, err)
-    decoded_norm = _stored(row_norms(decoded).amax(-1) * norm_factor(original.shape[-1], 1))
+    decoded_norm = _stored(row_norms(inside).amax(-1) * norm_factor(original.shape[-1], 1))
     return torch.stack([largest, decoded_norm, operator], dim=-1), codes
 
 

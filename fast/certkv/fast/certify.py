@@ -99,7 +99,8 @@ LARGEST_RESIDUAL, DECODED, RESIDUAL_OPERATOR = (
 )
 
 FINER_ROUNDING = 2.0**-22
-"""Scores from refined keys: these are decoded in binary32, one rounding, and then treated as originals are."""
+"""Scores from refined keys: these are decoded in binary32, one rounding, and then treated as originals are; a norm
+rounds once more. Where keys are in the rotated basis the query is rotated, `TURNING`."""
 
 FINER_SIZE = 2.0**-8
 """Sizes of refined numbers, relative to those of the base: half a code of 255 or more beyond the largest."""
@@ -235,7 +236,8 @@ def certify(
     )
     coded_values = (levels & 2) == 0
     sizes = not_negative(grouped(errors.size, kv_heads))
-    relative = above((charges.original.relative + FINER_ROUNDING) * (1.0 + FINER_SIZE))
+    turning = TURNING if coded.keys_rotated else 0.0
+    relative = above((charges.original.relative + FINER_ROUNDING + turning) * (1.0 + FINER_SIZE))
     rounded = [
         charges.coded.relative * sizes + charges.coded.constant,
         *[relative * sizes + charges.original.constant] * counts[0],

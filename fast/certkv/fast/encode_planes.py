@@ -11,6 +11,7 @@ import torch
 
 from certkv.fast.annotate import key_notes, value_level_notes
 from certkv.fast.formats.planar import Planar
+from certkv.fast.formats.rotated import turned_back
 from certkv.fast.planes import Planes
 from certkv.fast.pool import Pool
 
@@ -78,8 +79,11 @@ def encode_key_planes_twin(
     encoded, found = fmt.encode_all(x)
     for level, (store, plane) in enumerate(zip(planes.keys, found, strict=True), 1):
         store[to.to(store.device)] = plane.to(store.device)
-        decoded, err = fmt.decode_level(encoded, found[:level], x.shape[-2])
-        pool.finer_key_notes[to, :, level - 1] = key_notes(x, decoded, err, encoded.step, decoded)
+        inside, err = fmt.decode_level_rotated(encoded, found[:level], x.shape[-2])
+        decoded, err = turned_back(inside, err, fmt.rotated)
+        # steps that belong to groups of tokens are no unit of a block
+        unit = torch.ones_like(encoded.step[..., 0, :]) if fmt.group else encoded.step
+        pool.finer_key_notes[to, :, level - 1] = key_notes(x, decoded, err, unit, inside)
 
 
 def encode_value_planes_twin(
@@ -91,8 +95,9 @@ def encode_value_planes_twin(
     encoded, found = fmt.encode_all(x)
     for level, (store, plane) in enumerate(zip(planes.values, found, strict=True), 1):
         store[to.to(store.device)] = plane.to(store.device)
-        decoded, err = fmt.decode_level(encoded, found[:level], x.shape[-2])
-        notes, codes = value_level_notes(x, decoded, err)
+        inside, err = fmt.decode_level_rotated(encoded, found[:level], x.shape[-2])
+        decoded, err = turned_back(inside, err, fmt.rotated)
+        notes, codes = value_level_notes(x, decoded, err, inside)
         pool.finer_value_notes[to, :, level - 1] = notes
         pool.finer_residual_codes[to, :, level - 1] = codes
 

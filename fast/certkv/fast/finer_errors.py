@@ -2,7 +2,8 @@
 
     Delta_l = |scale| min( z_l sum_c |q_c| s_c,  y_l ||s o q|| )     Omega_l = |scale| x_l ||s o q||
 
-in binary32, as `certkv.fast.score_error` has it: all levels of a block share its steps. This is the torch twin of
+in binary32, as `certkv.fast.score_error` has it: all levels of a block share its steps, and 1 stands for them where
+these belong to groups of tokens. This is the torch twin of
 ``kernels.score_error``, which takes the notes of a level as well.
 """
 
@@ -49,7 +50,9 @@ def finer_score_error(q: torch.Tensor, coded: Coded, scale: float, out: FinerErr
     kv_heads = coded.anchor.shape[1]
     magnitude = above(abs(scale))
     size_q = grouped(q.to(torch.float32).abs(), kv_heads)[:, :, :, None, :]
-    step = coded.gather(coded.pool.key_step).to(torch.float32)[:, :, None]
+    step = torch.ones(())
+    if not coded.key_group:
+        step = coded.gather(coded.pool.key_step).to(torch.float32)[:, :, None]
     notes = known(coded.gather(coded.pool.finer_key_notes).to(torch.float32))[:, :, None]
     products = size_q * step
     some = ((size_q != 0.0) & (step != 0.0)).any(-1)

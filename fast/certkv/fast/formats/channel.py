@@ -41,10 +41,18 @@ class PerChannel:
         codes, step, minimum = quantize(x, -2, 2**self.bits - 1)
         return Encoded(pack_plane(codes, self.bits), step, minimum)
 
+    def quantized(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what is quantized, of the type of x: x itself."""
+        return x
+
+    def parts(self, encoded: Encoded, block: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return codes [..., B, d], and step and minimum that broadcast against them."""
+        codes = unpack_plane(encoded.codes, self.bits, block)
+        return codes, encoded.step.unsqueeze(-2), encoded.minimum.unsqueeze(-2)
+
     def decode(self, encoded: Encoded, block: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the meaning and the error of its one rounding; see `Format.decode`."""
-        codes = unpack_plane(encoded.codes, self.bits, block)
-        return reconstruct(codes, encoded.step.unsqueeze(-2), encoded.minimum.unsqueeze(-2))
+        return reconstruct(*self.parts(encoded, block))
 
     def decode_rotated(self, encoded: Encoded, block: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the same: nothing is rotated."""

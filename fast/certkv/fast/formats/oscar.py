@@ -25,6 +25,18 @@ from certkv.fast.formats.token_norm import Scope, divide, token_norm, unscaled
 from certkv.fast.formats.zero_point import quantize_zero_point
 
 
+def scaled(step: torch.Tensor, minimum: torch.Tensor, norm: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return steps and minima times the norms of tokens, [..., B], where there are any, in float64.
+
+    Exactly: 24 bits times 11, and 17 are left for a code and its planes.
+    """
+    a, b = step.to(torch.float64), minimum.to(torch.float64)
+    if norm is None:
+        return a, b
+    factor = norm.to(torch.float64)[..., None]
+    return factor * a, factor * b
+
+
 @dataclass(frozen=True)
 class OscarKeys:
     """Codes of `bits` bits per channel and `group` tokens, of keys that are rotated and scaled, or not.
@@ -104,16 +116,20 @@ class OscarKeys:
         codes = codes.flatten(-3, -2)[..., :block, :]
         return Encoded(pack_plane(codes, self.bits), step, minimum, norm)
 
-    def decode_rotated(self, encoded: Encoded, block: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ``norm (minimum + step code)`` rounded once, and what it is off by; see `Format.decode_rotated`."""
+    def quantized(self, x: torch.Tensor) -> torch.Tensor:
+        """Return u, which is what is quantized; see `prepare`."""
+        return self.prepare(x)[0]
+
+    def parts(self, encoded: Encoded, block: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return codes, and steps and minima without norms, each [..., B, d]."""
         codes = unpack_plane(encoded.codes, self.bits, block)
         group_of_token = torch.arange(block, device=codes.device) // self.group
-        step, minimum = (x[..., group_of_token, :].to(torch.float64) for x in (encoded.step, encoded.minimum))
-        if encoded.norm is not None:
-            # 24 bits times 11, and times the 4 of a code: exact
-            norm = encoded.norm.to(torch.float64)[..., None]
-            step, minimum = norm * step, norm * minimum
-        return reconstruct(codes, step, minimum)
+        return codes, encoded.step[..., group_of_token, :], encoded.minimum[..., group_of_token, :]
+
+    def decode_rotated(self, encoded: Encoded, block: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``norm (minimum + step code)`` rounded once, and what it is off by; see `Format.decode_rotated`."""
+        codes, step, minimum = self.parts(encoded, block)
+        return reconstruct(codes, *scaled(step, minimum, encoded.norm))
 
     def decode(self, encoded: Encoded, block: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return D in the basis of the originals, and a bound of what it is off by; see `Format.decode`."""

@@ -39,15 +39,22 @@ class OscarValues:
 
     def encode(self, x: torch.Tensor) -> Encoded:
         """Encode blocks [..., B, d]; see `Format.encode`."""
-        u = to_type(originals_as_stored(x, self.rotated), x.dtype)
-        codes, step, minimum = grid(u, self.group, self.bits)
+        codes, step, minimum = grid(self.quantized(x), self.group, self.bits)
         return Encoded(pack_plane(codes, self.bits), step, minimum)
+
+    def quantized(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what is quantized, of the type of x: x, rotated or not."""
+        return to_type(originals_as_stored(x, self.rotated), x.dtype)
+
+    def parts(self, encoded: Encoded, block: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return codes, steps and minima, each [..., B, d]."""
+        codes = unpack_plane(encoded.codes, self.bits, block)
+        step, minimum = (of_channels(x, self.group, codes.shape[-1]) for x in (encoded.step, encoded.minimum))
+        return codes, step, minimum
 
     def decode_rotated(self, encoded: Encoded, block: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``minimum + step code`` rounded once, and what it is off by; see `Format.decode_rotated`."""
-        codes = unpack_plane(encoded.codes, self.bits, block)
-        step, minimum = (of_channels(x, self.group, codes.shape[-1]) for x in (encoded.step, encoded.minimum))
-        return reconstruct(codes, step, minimum)
+        return reconstruct(*self.parts(encoded, block))
 
     def decode(self, encoded: Encoded, block: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return D in the basis of the originals, and a bound of what it is off by; see `Format.decode`."""

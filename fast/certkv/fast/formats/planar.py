@@ -8,22 +8,31 @@ first l planes, level l stands for
 A *refined* format (G = 0) is another one with planes behind it, whose base is that one bit for bit. A *divided* one
 (G = F_L) stores the codes of a finer format in planes: its last level is that one. Every code_l has at most 13
 significant bits, so that its product with a step (11) is exact in binary32. All bits are those of the reference.
+
+What a refined format rotates and scales, all its levels do: they divide the cells that numbers have there, and norms,
+steps and minima are stored once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 
 from certkv.fast.formats.affine import quantize, reconstruct
 from certkv.fast.formats.base import Encoded, Format
 from certkv.fast.formats.channel import INT4, INT8, PerChannel
+from certkv.fast.formats.oscar import OscarKeys, scaled
+from certkv.fast.formats.oscar_family import OSCAR_KEYS, OSCAR_VALUES
+from certkv.fast.formats.oscar_values import OscarValues
 from certkv.fast.formats.packing import pack_plane, plane_rows, unpack_plane
-from certkv.fast.formats.token_group import INT4_G32, INT8_G64, PerTokenGroup, of_channels
+from certkv.fast.formats.rotated import turned_back
+from certkv.fast.formats.token_group import INT4_G32, INT8_G64, PerTokenGroup
 from certkv.fast.formats.token_norm import Scope
 from certkv.fast.numbers import fp32
+
+Layout = PerChannel | PerTokenGroup | OscarKeys | OscarValues
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Planar:
     Attributes
     ----------
     name : str
-    layout : PerChannel or PerTokenGroup
+    layout : PerChannel, PerTokenGroup, OscarKeys or OscarValues
         Stores the base plane.
     plane_bits : tuple of int
         Bits per element of each plane; each 1, 2, 4 or 8.
@@ -42,12 +51,9 @@ class Planar:
     """
 
     name: str
-    layout: PerChannel | PerTokenGroup
+    layout: Layout
     plane_bits: tuple[int, ...]
     divided: bool = False
-    rotated: ClassVar[bool] = False
-    scope: ClassVar[Scope | None] = None
-    least_block: ClassVar[int] = 1
 
     @property
     def bits(self) -> int:
@@ -58,6 +64,21 @@ class Planar:
     def group(self) -> int:
         """As of the layout."""
         return self.layout.group
+
+    @property
+    def rotated(self) -> bool:
+        """As of the layout."""
+        return self.layout.rotated
+
+    @property
+    def scope(self) -> Scope | None:
+        """As of the layout; None where it is one of values."""
+        return self.layout.scope if isinstance(self.layout, OscarKeys) else None
+
+    @property
+    def least_block(self) -> int:
+        """As of the layout; 1 where it is one of values."""
+        return self.layout.least_block if isinstance(self.layout, OscarKeys) else 1
 
     @property
     def offset(self) -> float:
@@ -73,8 +94,8 @@ class Planar:
         return self.layout.metadata(block, head_dim)
 
     def norm_heads(self, kv_heads: int) -> int:
-        """Return 0: there are no norms."""
-        return 0
+        """Return how many norms a token has."""
+        return self.layout.norm_heads(kv_heads) if isinstance(self.layout, OscarKeys) else 0
 
     def encode(self, x: torch.Tensor) -> Encoded:
         """Encode blocks [..., B, d] at the base; see `Format.encode`."""
@@ -91,35 +112,34 @@ class Planar:
             coarse = (step.to(torch.float64) * 2.0 ** sum(self.plane_bits)).to(step.dtype)
             return Encoded(pack_plane(high, self.bits), coarse, minimum), self._planes(whole)
         encoded = self.layout.encode(x)
-        base, step, minimum = self._parts(encoded, block)
-        return encoded, self._planes(places(x, base, step, minimum, sum(self.plane_bits)))
+        parts = self.layout.parts(encoded, block)
+        return encoded, self._planes(places(self.layout.quantized(x), *parts, sum(self.plane_bits)))
 
     def decode(self, encoded: Encoded, block: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the meaning of the base; see `Format.decode`."""
         return self.decode_level(encoded, (), block)
 
     def decode_rotated(self, encoded: Encoded, block: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the same: nothing is rotated."""
-        return self.decode(encoded, block)
+        """Return what stands inside the rotation at the base; see `Format.decode_rotated`."""
+        return self.decode_level_rotated(encoded, (), block)
 
     def decode_level(
         self, encoded: Encoded, planes: tuple[torch.Tensor, ...], block: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the meaning of the level whose planes are given, and the error of its one rounding."""
-        base, step, minimum = self._parts(encoded, block)
+        """Return the meaning of the level whose planes are given, and what it is off by, as `Format.decode` does."""
+        return turned_back(*self.decode_level_rotated(encoded, planes, block), self.rotated)
+
+    def decode_level_rotated(
+        self, encoded: Encoded, planes: tuple[torch.Tensor, ...], block: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what stands inside the rotation at a level, and the error of its one rounding."""
+        base, step, minimum = self.layout.parts(encoded, block)
         codes = base.to(torch.int32)
         for plane, bits in zip(planes, self.plane_bits, strict=False):
             codes = (codes << bits) | unpack_plane(plane, bits, block).to(torch.int32)
         finer = sum(self.plane_bits[: len(planes)])
-        return reconstruct(codes.to(torch.float64) * 2.0**-finer + offset(self, len(planes)), step, minimum)
-
-    def _parts(self, encoded: Encoded, block: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return base codes, and step and minimum that broadcast against them."""
-        codes = unpack_plane(encoded.codes, self.bits, block)
-        if not self.group:
-            return codes, encoded.step.unsqueeze(-2), encoded.minimum.unsqueeze(-2)
-        step, minimum = (of_channels(x, self.group, codes.shape[-1]) for x in (encoded.step, encoded.minimum))
-        return codes, step, minimum
+        numbers = codes.to(torch.float64) * 2.0**-finer + offset(self, len(planes))
+        return reconstruct(numbers, *scaled(step, minimum, encoded.norm))
 
     def _planes(self, whole: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Take the planes from the lowest bits of integers, the highest first."""
@@ -173,3 +193,5 @@ INT4_INT4 = Planar("int4+4", INT4, (4,), divided=True)
 INT8_4 = Planar("int8+4", INT8, (4,))
 INT4_G32_4 = Planar("int4-g32+4", INT4_G32, (4,))
 INT8_G64_4 = Planar("int8-g64+4", INT8_G64, (4,))
+OSCAR_KEYS_2_4 = Planar("oscar+2+4", OSCAR_KEYS[0], (2, 4))
+OSCAR_VALUES_2_4 = Planar("oscar+2+4", OSCAR_VALUES[0], (2, 4))

@@ -6,10 +6,20 @@ from typing import TypeVar
 
 from certkv.fast.errors import SettingError
 from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS, Format, KeyFormat
-from certkv.fast.formats.planar import INT4_G32_4, INT4_INT4, INT8_4, INT8_G64_4, Planar
+from certkv.fast.formats.planar import (
+    INT4_G32_4,
+    INT4_INT4,
+    INT8_4,
+    INT8_G64_4,
+    OSCAR_KEYS_2_4,
+    OSCAR_VALUES_2_4,
+    Planar,
+)
 
-PLANAR_KEY_FORMATS: dict[str, Planar] = {f.name: f for f in (INT8_4, INT4_INT4)}
-PLANAR_VALUE_FORMATS: dict[str, Planar] = {f.name: f for f in (INT8_4, INT4_INT4, INT4_G32_4, INT8_G64_4)}
+PLANAR_KEY_FORMATS: dict[str, Planar] = {f.name: f for f in (INT8_4, INT4_INT4, OSCAR_KEYS_2_4)}
+PLANAR_VALUE_FORMATS: dict[str, Planar] = {
+    f.name: f for f in (INT8_4, INT4_INT4, INT4_G32_4, INT8_G64_4, OSCAR_VALUES_2_4)
+}
 """Formats of several levels; apart, since everything in the others is one level."""
 
 T = TypeVar("T")

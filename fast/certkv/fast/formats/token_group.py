@@ -37,11 +37,19 @@ class PerTokenGroup:
         codes, step, minimum = grid(x, self.group, self.bits)
         return Encoded(pack_plane(codes, self.bits), step, minimum)
 
-    def decode(self, encoded: Encoded, block: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the meaning and the error of its one rounding; see `Format.decode`."""
+    def quantized(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what is quantized, of the type of x: x itself."""
+        return x
+
+    def parts(self, encoded: Encoded, block: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return codes, steps and minima, each [..., B, d]."""
         codes = unpack_plane(encoded.codes, self.bits, block)
         step, minimum = (of_channels(x, self.group, codes.shape[-1]) for x in (encoded.step, encoded.minimum))
-        return reconstruct(codes, step, minimum)
+        return codes, step, minimum
+
+    def decode(self, encoded: Encoded, block: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the meaning and the error of its one rounding; see `Format.decode`."""
+        return reconstruct(*self.parts(encoded, block))
 
     def decode_rotated(self, encoded: Encoded, block: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the same: nothing is rotated."""
