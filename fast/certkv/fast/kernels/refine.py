@@ -9,11 +9,11 @@ are read from scratch where they are resident, else through the pointer they hav
 scratch and without, so that both give the same bits. Everything is binary32, without fusion and without tensor cores:
 there is little to compute and much to wait for.
 
-Where formats have a plane, a block may also go to it, or from it: the levels of a head's keys and values before and
-after are 0 for the base, 1 for the plane, 2 for the original (`certkv.fast.levels`).
+Where formats have planes, a block may also go to one, or from it: the levels of a head's keys and values before and
+after are 0 for the base, 1 to n for the planes, n + 1 for the original (`certkv.fast.levels`).
 
-Keys in the rotated basis are scored with the rotated query, which a program writes for itself. Of values in that basis
-the corrections are summed apart, and turned back once.
+Keys in the rotated basis are scored with the rotated query, which a program writes for itself, at any coded level. Of
+values in that basis the corrections are summed apart, and turned back once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from certkv.fast.host import Originals
 from certkv.fast.kernels.outward_fp32 import load16
 from certkv.fast.kernels.rotation import rotate
 from certkv.fast.kernels.settle import work_settle
-from certkv.fast.kernels.stored import coded_keys, coded_values, refined_number
+from certkv.fast.kernels.stored import key_levels, level_constants, or_nothing, plane_bytes, value_levels
 from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.levels import KEY_CHANGE, MOST_PLANES, SHIFT, VALUE_CHANGE
 from certkv.fast.refine import (
@@ -63,15 +63,33 @@ def needed(mine, level):
 
 
 @triton.jit
-def level_of(byte, BIT: tl.constexpr, AT: tl.constexpr):
-    """Level that is used: 0 for the base, 1 for the plane, 2 for the original."""
-    return tl.where((byte & BIT) != 0, 2, (byte >> AT) & PLANES)
+def planes_in(byte, AT: tl.constexpr):
+    """Return a number of planes; twin: `certkv.fast.levels.planes`."""
+    return (byte >> AT) & PLANES
+
+
+@triton.jit
+def level_of(byte, BIT: tl.constexpr, AT: tl.constexpr, COUNT: tl.constexpr):
+    """Level that is used: 0 for the base, up to COUNT for planes, one more for the original."""
+    return tl.where((byte & BIT) != 0, COUNT + 1, planes_in(byte, AT))
 
 
 @triton.jit
 def joined_levels(level, mine):
-    """Levels after a choice was read; twin: `certkv.fast.levels.raised`, for one plane."""
-    return level | (mine & (KEYS_MOVE | VALUES_MOVE))
+    """Levels after a choice was read; twin: `certkv.fast.levels.raised`."""
+    keys = tl.maximum(planes_in(level, KEY_SHIFT), planes_in(mine, KEY_SHIFT))
+    values = tl.maximum(planes_in(level, VALUE_SHIFT), planes_in(mine, VALUE_SHIFT))
+    return ((level | mine) & 3) | (keys << KEY_SHIFT) | (values << VALUE_SHIFT)
+
+
+@triton.jit
+def needed_planes(mine, level):
+    """How many planes of keys are read, and of values; twin: `certkv.fast.refine.needed_planes`."""
+    after = joined_levels(level, mine)
+    keys = tl.where(((mine & KEYS_MOVE) != 0) & ((after & 1) == 0), planes_in(after, KEY_SHIFT), 0)
+    before = tl.where((level & 2) == 0, planes_in(level, VALUE_SHIFT), 0)
+    then = tl.where((after & 2) == 0, planes_in(after, VALUE_SHIFT), 0)
+    return keys, tl.where((mine & (KEYS_MOVE | VALUES_MOVE)) != 0, tl.maximum(before, then), 0)
 
 
 @triton.jit(do_not_specialize=["slots"])
@@ -112,12 +130,12 @@ def refine_kernel(
     change_o,
     change_turned,
     turned_query,
-    key_plane,
-    value_plane,
+    key_planes,
+    value_planes,
     planes_present,
     finer_delta,
-    key_plane_bytes,
-    value_plane_bytes,
+    finer_stride,
+    planes_move,
     max_blocks,
     H: tl.constexpr,
     G: tl.constexpr,
@@ -138,14 +156,20 @@ def refine_kernel(
     C: tl.constexpr,
     S: tl.constexpr,
     BFLOAT: tl.constexpr,
-    KEY_PLANE: tl.constexpr,
-    VALUE_PLANE: tl.constexpr,
+    KEY_PLANES: tl.constexpr,
+    KEY_CELLS: tl.constexpr,
+    KEY_OFFSETS: tl.constexpr,
+    VALUE_PLANES: tl.constexpr,
+    VALUE_CELLS: tl.constexpr,
+    VALUE_OFFSETS: tl.constexpr,
     program=None,
 ):
     """Correct what every S-th block of a KV head's list changes."""
     list_, split, _batch = place_of(program)
     kv = list_.to(tl.int64)
     count = tl.load(counts + kv)
+    NK: tl.constexpr = len(KEY_PLANES)
+    NV: tl.constexpr = len(VALUE_PLANES)
     if split < count:
         sequence, head = kv // H, kv % H
         g = tl.arange(0, GP)
@@ -176,23 +200,21 @@ def refine_kernel(
         for item in range(split, count, S):
             block = tl.load(work + kv * max_blocks + item)
             absent = tl.load(present + kv * max_blocks + block) == 0
-            if KEY_PLANE + VALUE_PLANE > 0:
+            key_count = tl.full((), 0, tl.int32)
+            value_count = tl.full((), 0, tl.int32)
+            if NK + NV > 0:
                 # only what is read has to be there
                 asked = tl.load(chosen + row * max_blocks + block, mask=heads, other=0).to(tl.int32)
                 held = tl.load(levels + row * max_blocks + block, mask=heads, other=0).to(tl.int32)
                 of_keys, of_values = needed(asked, held)
-                later = joined_levels(held, asked)
-                moves = (asked & (KEYS_MOVE | VALUES_MOVE)) != 0
-                plane_keys = ((asked & KEYS_MOVE) != 0) & (level_of(later, 1, KEY_SHIFT) == 1)
-                plane_values = level_of(held, 2, VALUE_SHIFT) == 1
-                plane_values = moves & (plane_values | (level_of(later, 2, VALUE_SHIFT) == 1))
+                of_key_planes, of_value_planes = needed_planes(asked, held)
                 reads_keys = tl.max(of_keys.to(tl.int32), 0) != 0
-                reads_key_plane = tl.max(plane_keys.to(tl.int32), 0) != 0
-                reads_value_plane = tl.max(plane_values.to(tl.int32), 0) != 0
+                key_count = tl.max(of_key_planes, 0)
+                value_count = tl.max(of_value_planes, 0)
                 absent &= reads_keys | (tl.max(of_values.to(tl.int32), 0) != 0)
                 page = tl.load(page_table + sequence * max_blocks + block).to(tl.int64)
                 gone = tl.load(planes_present + page * H + head) == 0
-                absent |= gone & (reads_key_plane | reads_value_plane)
+                absent |= gone & (key_count + value_count > 0)
             if absent:
                 tl.store(missing + sequence, 1)
             else:
@@ -203,15 +225,15 @@ def refine_kernel(
                 was = (level & 2) != 0
                 changed, then = (mine & 3) != 0, level | (mine & 3)
                 scores_any = tl.max(((mine & 5) != 0).to(tl.int32), 0) != 0
-                if KEY_PLANE + VALUE_PLANE > 0:
+                if NK + NV > 0:
                     changed, then = (mine & (KEYS_MOVE | VALUES_MOVE)) != 0, joined_levels(level, mine)
-                    was_k, now_k = level_of(level, 1, KEY_SHIFT), level_of(then, 1, KEY_SHIFT)
-                    was_v, now_v = level_of(level, 2, VALUE_SHIFT), level_of(then, 2, VALUE_SHIFT)
+                    was_k, now_k = level_of(level, 1, KEY_SHIFT, NK), level_of(then, 1, KEY_SHIFT, NK)
+                    was_v, now_v = level_of(level, 2, VALUE_SHIFT, NV), level_of(then, 2, VALUE_SHIFT, NV)
                     new_keys = was_k != now_k
-                    to_plane = new_keys & (now_k == 1)
-                    scores_any = reads_keys | reads_key_plane
-                    fetched_planes += tl.where(reads_key_plane, key_plane_bytes, 0)
-                    fetched_planes += tl.where(reads_value_plane, value_plane_bytes, 0)
+                    to_plane = new_keys & (now_k <= NK)
+                    scores_any = reads_keys | (key_count > 0)
+                    fetched_planes += plane_bytes(key_count, B, D, KEY_PLANES) * planes_move
+                    fetched_planes += plane_bytes(value_count, B, D, VALUE_PLANES) * planes_move
                 ref = tl.load(reference + at, mask=heads, other=0.0)
                 which = kv * max_blocks + block
                 key_slot = tl.load(table + which * 2, mask=slots > 0, other=-1).to(tl.int64)
@@ -226,12 +248,12 @@ def refine_kernel(
                 wanted = tl.max(read_values.to(tl.int32), 0) != 0
                 fetched += tl.where(wanted & (value_slot < 0), 1, 0)
                 if scores_any:
-                    if KEY_PLANE + VALUE_PLANE > 0:
+                    if NK + NV > 0:
                         fetched += tl.where(reads_keys & (key_slot < 0), 1, 0)
                     else:
                         fetched += tl.where(key_slot < 0, 1, 0)
                     x = tl.zeros((GP, BP), tl.float32)
-                    near_x = tl.zeros((GP, BP), tl.float32)
+                    near_x = tl.zeros((GP, BP), tl.float32)  # of every head, at its level
                     coded_x = tl.zeros((GP, BP), tl.float32)
                     for first in range(0, D, C):
                         inside = first + channel < D
@@ -240,41 +262,43 @@ def refine_kernel(
                         )
                         mask = there[:, None] & inside[None, :]
                         read = mask
-                        if KEY_PLANE + VALUE_PLANE > 0:
+                        if NK + NV > 0:
                             read = mask & reads_keys
                         key = load16(key_at + token[:, None] * D + first + channel[None, :], read, BFLOAT)
-                        coded_key = coded_keys(
-                            key_codes, key_step, key_minimum, place, token, first + channel, mask, KEY_ROWS, B, D,
-                            KEY_BITS, KEY_GROUP, BFLOAT,
+                        of_levels = key_levels(
+                            key_codes, key_planes, key_step, key_minimum, place, token, first + channel, mask,
+                            key_count, KEY_ROWS, B, D, KEY_BITS, KEY_GROUP, BFLOAT, KEY_PLANES, KEY_CELLS, KEY_OFFSETS,
                         )  # fmt: skip
                         x += tl.sum(query[:, None, :] * key[None, :, :], 2)
-                        if KEY_PLANE > 0:
-                            of_channel = place * D + first + channel[None, :]
-                            near_key = refined_number(
-                                key_codes, key_plane, key_step, key_minimum, of_channel, inside[None, :], place, token,
-                                first + channel, mask & reads_key_plane, KEY_ROWS, KEY_BITS, (B * KEY_PLANE + 7) // 8,
-                                KEY_PLANE, D, BFLOAT,
-                            )  # fmt: skip
-                            near_x += tl.sum(query[:, None, :] * tl.where(mask, near_key, 0.0)[None, :, :], 2)
                         if TURNED_KEYS:
                             query = tl.load(
                                 turned_query + row[:, None] * D + first + channel[None, :],
                                 mask=heads[:, None] & inside[None, :],
                                 other=0.0,
                             )
-                        coded_x += tl.sum(query[:, None, :] * tl.where(mask, coded_key, 0.0)[None, :, :], 2)
+                        coded_x += tl.sum(query[:, None, :] * tl.where(mask, of_levels[0], 0.0)[None, :, :], 2)
+                        if NK > 0:
+                            near_key = tl.where(mask, of_levels[1], 0.0)[None, :, :]
+                            for j in tl.static_range(2, NK + 1):
+                                mine_now = (now_k == j)[:, None, None]
+                                near_key = tl.where(mine_now, tl.where(mask, of_levels[j], 0.0)[None, :, :], near_key)
+                            near_x += tl.sum(query[:, None, :] * near_key, 2)
                     if NORMS > 0:
                         of_tokens = page * NORMS + (head if NORMS > 1 else 0)
                         norm = tl.load(key_norm + of_tokens * B + token, mask=there, other=0.0)
                         coded_x = coded_x * norm[None, :]
+                        near_x = near_x * norm[None, :]
                     error = tl.load(delta + at, mask=heads, other=0.0)
                     reach = error
-                    if KEY_PLANE > 0:
+                    if NK > 0:
                         x = tl.where(to_plane[:, None], near_x, x)
-                        near = tl.load(finer_delta + at, mask=heads, other=0.0)
-                        near_now = tl.where(now_k == 1, near, 0.0)
-                        reach = tl.maximum(error, tl.where(was_k == 1, near, error)) + near_now
-                        error += tl.where(to_plane, near, 0.0)
+                        refined_now, refined_then = (now_k >= 1) & (now_k <= NK), (was_k >= 1) & (was_k <= NK)
+                        near = finer_delta + at + (now_k - 1) * finer_stride
+                        near_now = tl.load(near, mask=heads & refined_now, other=0.0)
+                        near = finer_delta + at + (was_k - 1) * finer_stride
+                        near_then = tl.load(near, mask=heads & refined_then, other=0.0)
+                        reach = tl.maximum(error, near_then) + near_now
+                        error += tl.where(to_plane, near_now, 0.0)
                         scored |= to_plane
                     after = tl.exp2(x * c - ref[:, None]).to(tl.float16)
                     p_new = tl.where(new_keys[:, None] & there[None, :], after, p)
@@ -295,37 +319,38 @@ def refine_kernel(
                 for part in tl.static_range((D + C - 1) // C):
                     here = part * C + channel
                     mask = there[:, None] & (here < D)[None, :]
-                    coded = coded_values(
-                        value_codes, value_step, value_minimum, place, token, here, mask, R, B, D, BITS, GROUP, BFLOAT
-                    )
-                    coded = tl.where(mask, coded, 0.0)
+                    of_levels = value_levels(
+                        value_codes, value_planes, value_step, value_minimum, place, token, here, mask, value_count, R,
+                        B, D, BITS, GROUP, BFLOAT, VALUE_PLANES, VALUE_CELLS, VALUE_OFFSETS,
+                    )  # fmt: skip
+                    coded = tl.where(mask, of_levels[0], 0.0)
                     exact = load16(value_at + token[:, None] * D + here[None, :], mask & wanted, BFLOAT)
-                    if VALUE_PLANE > 0:
-                        if GROUP > 0:
-                            of_number = (place * B + token)[:, None] * ((D + GROUP - 1) // GROUP)
-                            of_number += (here // GROUP)[None, :]
-                            of_mask = mask
-                        else:
-                            of_number, of_mask = place * D + here[None, :], (here < D)[None, :]
-                        near_value = refined_number(
-                            value_codes, value_plane, value_step, value_minimum, of_number, of_mask, place, token, here,
-                            mask & reads_value_plane, R, BITS, (B * VALUE_PLANE + 7) // 8, VALUE_PLANE, D, BFLOAT,
-                        )  # fmt: skip
-                        near_value = tl.where(mask, near_value, 0.0)[None, :, :]
-                        before = tl.where((was_v == 1)[:, None, None], near_value, coded[None, :, :])
-                        before = tl.where(was[:, None, None], exact[None, :, :], before)
-                        behind = tl.where((now_v == 1)[:, None, None], near_value, coded[None, :, :])
-                        behind = tl.where((now_v == 2)[:, None, None], exact[None, :, :], behind)
-                        change = tl.sum(dp[:, :, None] * before, 1)
-                        change += tl.sum(p_new.to(tl.float32)[:, :, None] * (behind - before), 1)
-                    elif TURNED_VALUES:
+                    if NV > 0:
+                        # of every head, at its coded levels
+                        before = tl.broadcast_to(coded[None, :, :], (GP, BP, C))
+                        behind = before
+                        for j in tl.static_range(1, NV + 1):
+                            near_value = tl.where(mask, of_levels[j], 0.0)[None, :, :]
+                            before = tl.where((was_v == j)[:, None, None], near_value, before)
+                            behind = tl.where((now_v == j)[:, None, None], near_value, behind)
+                    if TURNED_VALUES:
                         # dp V_before + P' (V_after - V_before), what is original and what is coded
                         of_exact = tl.where(was[:, None], dp, fresh)
                         of_coded = tl.where(was[:, None], 0.0, dp - fresh)
                         change = tl.sum(of_exact[:, :, None] * exact[None, :, :], 1)
-                        turned = tl.sum(of_coded[:, :, None] * coded[None, :, :], 1)
+                        if NV > 0:
+                            turned = tl.sum(of_coded[:, :, None] * before, 1)
+                            of_both = tl.where((now_v <= NV)[:, None], p_new.to(tl.float32), 0.0)
+                            turned += tl.sum(of_both[:, :, None] * (behind - before), 1)
+                        else:
+                            turned = tl.sum(of_coded[:, :, None] * coded[None, :, :], 1)
                         turned = sum_turned[part] + factor[:, None] * turned
                         joined_turned = joined_turned + (turned,)  # type: ignore[assignment]  # noqa: RUF005
+                    elif NV > 0:
+                        before = tl.where(was[:, None, None], exact[None, :, :], before)
+                        behind = tl.where((now_v > NV)[:, None, None], exact[None, :, :], behind)
+                        change = tl.sum(dp[:, :, None] * before, 1)
+                        change += tl.sum(p_new.to(tl.float32)[:, :, None] * (behind - before), 1)
                     else:
                         before = tl.where(was[:, None, None], exact[None, :, :], coded[None, :, :])
                         change = tl.sum(dp[:, :, None] * before, 1) + tl.sum(
@@ -364,13 +389,16 @@ def work_refine(
     sums: Corrections,
     finer: FinerRead | None = None,
 ) -> Work:
-    """Return what to launch to read and to correct. Formats have one plane at most, and are refined ones."""
+    """Return what to launch to read and to correct."""
     pool, (batch, heads, head_dim) = coded.pool, q.shape
     kv_heads, group = coded.anchor.shape[1], heads // coded.anchor.shape[1]
-    bits = [0 if finer is None or fmt is None else fmt.plane_bits[0] for fmt in coded.planar]
     nothing = originals.present
-    planes = [side[0] if side else nothing for side in (((), ()) if finer is None else finer.planes.sides)]
-    moves = [side[0] if side else 0 for side in (((), ()) if finer is None else finer.planes.host_block_bytes)]
+    sides: tuple[tuple[torch.Tensor, ...], ...] = ((), ()) if finer is None else finer.planes.sides
+    of_keys, of_values = coded.planar
+    levels = {
+        **level_constants(of_keys, "KEY", finer is not None),
+        **level_constants(of_values, "VALUE", finer is not None),
+    }
     return Work(
         refine_kernel,
         (batch * kv_heads, SPLITS, 1),
@@ -411,10 +439,11 @@ def work_refine(
             sums.o,
             sums.turned,
             sums.query,
-            *planes,
+            *(or_nothing(side, nothing) for side in sides),
             nothing if finer is None else finer.planes.present,
             delta if finer is None else finer.delta,
-            *moves,
+            delta.numel(),
+            int(finer is not None and finer.planes.place == "host"),
             coded.page_table.shape[1],
         ),
         {
@@ -437,8 +466,7 @@ def work_refine(
             "C": CHANNELS,
             "S": SPLITS,
             "BFLOAT": pool.value_step.dtype == torch.bfloat16,
-            "KEY_PLANE": bits[0],
-            "VALUE_PLANE": bits[1],
+            **levels,
         },
         {},
     )

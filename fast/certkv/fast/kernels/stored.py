@@ -1,10 +1,21 @@
-"""What refine reads of encoded blocks: codes, and the numbers they stand for, one rounding each."""
+"""What refine reads of encoded blocks: codes, and the numbers they stand for at every level, one rounding each.
+
+    code_l  =  code + sum_{j <= l} plane_j 2^-F_j + offset_l       an exact number of 13 bits at most
+
+is multiplied with a step (11 bits) exactly; see `certkv.fast.formats.planar`. Norms of tokens, and the rotation, are
+the caller's.
+"""
+# ruff: noqa: RUF005 (Triton adds tuples)
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
 
+from certkv.fast.formats.planar import Planar, offset
 from certkv.fast.kernels.outward_fp32 import load16
 
 
@@ -18,47 +29,90 @@ def stored_codes(codes, place, token, channel, mask, R: tl.constexpr, D: tl.cons
 
 
 @triton.jit
-def coded_keys(
-    codes, steps, minima, place, token, channel, mask, R: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
-    BITS: tl.constexpr, GROUP: tl.constexpr, BFLOAT: tl.constexpr,
+def levels_of(
+    codes, planes, step, minimum, place, token, channel, mask, count, R: tl.constexpr, B: tl.constexpr,
+    D: tl.constexpr, BITS: tl.constexpr, PLANES: tl.constexpr, CELLS: tl.constexpr, OFFSETS: tl.constexpr,
 ):  # fmt: skip
-    """Return ``minimum + step code``, [tokens, channels]; the product is exact, the sum rounds once."""
+    """Return ``minimum + step code_l`` of every level, a tuple of [tokens, channels].
+
+    Only the first ``count`` planes are read; levels above are of a plane that is 0.
+    """
+    code = stored_codes(codes, place, token, channel, mask, R, D, BITS)
+    numbers = (minimum + step * (code + OFFSETS[0]),)
+    for j in tl.static_range(len(PLANES)):
+        rows: tl.constexpr = (B * PLANES[j] + 7) // 8
+        code += stored_codes(planes[j], place, token, channel, mask & (count > j), rows, D, PLANES[j]) * CELLS[j]
+        numbers = numbers + (minimum + step * (code + OFFSETS[j + 1]),)
+    return numbers
+
+
+@triton.jit
+def key_levels(
+    codes, planes, steps, minima, place, token, channel, mask, count, R: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
+    BITS: tl.constexpr, GROUP: tl.constexpr, BFLOAT: tl.constexpr, PLANES: tl.constexpr, CELLS: tl.constexpr,
+    OFFSETS: tl.constexpr,
+):  # fmt: skip
+    """Return keys of every level, as `levels_of`, in the basis that they are stored in and without norms."""
     if GROUP > 0:
         at = (place * ((B + GROUP - 1) // GROUP) + token // GROUP)[:, None] * D + channel[None, :]
         at_mask = mask
     else:
         at = place * D + channel[None, :]
         at_mask = (channel < D)[None, :]
-    code = stored_codes(codes, place, token, channel, mask, R, D, BITS)
-    return load16(minima + at, at_mask, BFLOAT) + load16(steps + at, at_mask, BFLOAT) * code
+    step, minimum = load16(steps + at, at_mask, BFLOAT), load16(minima + at, at_mask, BFLOAT)
+    return levels_of(
+        codes, planes, step, minimum, place, token, channel, mask, count, R, B, D, BITS, PLANES, CELLS, OFFSETS
+    )
 
 
 @triton.jit
-def coded_values(
-    codes, steps, minima, place, token, channel, mask, R: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
-    BITS: tl.constexpr, GROUP: tl.constexpr, BFLOAT: tl.constexpr,
+def value_levels(
+    codes, planes, steps, minima, place, token, channel, mask, count, R: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
+    BITS: tl.constexpr, GROUP: tl.constexpr, BFLOAT: tl.constexpr, PLANES: tl.constexpr, CELLS: tl.constexpr,
+    OFFSETS: tl.constexpr,
 ):  # fmt: skip
-    """As `coded_keys`; groups are of channels."""
+    """Return values of every level, as `key_levels`; groups are of channels."""
     if GROUP > 0:
         at = (place * B + token)[:, None] * ((D + GROUP - 1) // GROUP) + (channel // GROUP)[None, :]
         at_mask = mask
     else:
         at = place * D + channel[None, :]
         at_mask = (channel < D)[None, :]
-    code = stored_codes(codes, place, token, channel, mask, R, D, BITS)
-    return load16(minima + at, at_mask, BFLOAT) + load16(steps + at, at_mask, BFLOAT) * code
+    step, minimum = load16(steps + at, at_mask, BFLOAT), load16(minima + at, at_mask, BFLOAT)
+    return levels_of(
+        codes, planes, step, minimum, place, token, channel, mask, count, R, B, D, BITS, PLANES, CELLS, OFFSETS
+    )
 
 
 @triton.jit
-def refined_number(
-    codes, planes, steps, minima, at, at_mask, place, token, channel, mask, R: tl.constexpr, BITS: tl.constexpr,
-    PR: tl.constexpr, PLANE: tl.constexpr, D: tl.constexpr, BFLOAT: tl.constexpr,
-):  # fmt: skip
-    """Return ``minimum + step code_1`` of a refined format, [tokens, channels]; the product is exact, the sum rounds.
+def plane_bytes(count, B: tl.constexpr, D: tl.constexpr, PLANES: tl.constexpr):
+    """Bytes of the first ``count`` planes of one side of a block, int64."""
+    total = tl.full((), 0, tl.int64)
+    for j in tl.static_range(len(PLANES)):
+        total += tl.where(count > j, (B * PLANES[j] + 7) // 8 * D, 0)
+    return total
 
-    ``code_1 = code + plane 2^-b + (2^-b - 1) / 2``, an exact number of 13 bits at most.
+
+def level_constants(fmt: Planar | None, side: str, read: bool) -> dict[str, Any]:
+    """Return what kernels are compiled with: bits of planes, cells of levels as parts of a step, offsets of codes.
+
+    Parameters
+    ----------
+    fmt : Planar or None
+        None where there are no levels above the base.
+    side : str
+        What names begin with.
+    read : bool
+        Whether planes are read.
     """
-    code = stored_codes(codes, place, token, channel, mask, R, D, BITS)
-    code += stored_codes(planes, place, token, channel, mask, PR, D, PLANE) * (1.0 / (1 << PLANE))
-    code += (1.0 / (1 << PLANE) - 1.0) * 0.5
-    return load16(minima + at, at_mask, BFLOAT) + load16(steps + at, at_mask, BFLOAT) * code
+    bits = () if fmt is None or not read else fmt.plane_bits
+    return {
+        f"{side}_PLANES": bits,
+        f"{side}_CELLS": tuple(2.0 ** -sum(bits[: level + 1]) for level in range(len(bits))),
+        f"{side}_OFFSETS": tuple(0.0 if fmt is None else offset(fmt, level) for level in range(len(bits) + 1)),
+    }
+
+
+def or_nothing(planes: tuple[torch.Tensor, ...], nothing: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the planes of a side, or where it has none something that is not read."""
+    return planes or (nothing,)
