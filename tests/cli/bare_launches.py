@@ -18,7 +18,7 @@ def launches() -> None:
         cache = TieredCache(1, 2, 128, 4096, torch.float16, keys, values)
         made = Plan(cache, 8, Naive(), 0.1, torch.float16, splits=4, implementation=(kernels(), H200))
         q = torch.zeros(1, 8, 128, dtype=torch.float16)
-        made.passes.attend(q, made.coded, cache.resident, 0.1, made.ws, False)
+        made.passes.attend(q, made.coded, cache.resident, 0.1, made.ws)
         with without_certificates(sys.modules) as count:
             print(f"variants {count} 0 0 0")
-            made.passes.attend(q, made.coded, cache.resident, 0.1, made.ws, False)
+            made.passes.attend(q, made.coded, cache.resident, 0.1, made.ws)

@@ -49,7 +49,7 @@ def launches() -> None:
         resident = Resident.empty(1, kv_heads, block, head_dim, dtype, torch.device("cpu"))
         out = plan_workspace(1, group * kv_heads, head_dim, block, blocks, 132)
         q = torch.zeros(1, group * kv_heads, head_dim, dtype=dtype)
-        attend(q, coded, resident, 0.1, out, False)
+        attend(q, coded, resident, 0.1, out)
         cpu = torch.device("cpu")
         originals = Originals(1, kv_heads, blocks, block, head_dim, dtype, "host", cpu)
         scratch = Scratch.empty(0, 1, kv_heads, blocks, block, head_dim, dtype, cpu)

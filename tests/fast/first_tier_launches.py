@@ -35,10 +35,10 @@ def launches() -> None:
         coded = Coded(cache.pool, cache.pages.table, cache.lengths, cache.anchor, values, 1)
         ws = plan_workspace(1, heads, head_dim, block, blocks, splits)
         q = torch.zeros(1, heads, head_dim, dtype=dtype)
-        attend(q, coded, cache.resident, 0.1, ws)
+        costs = rounding(H200, cache, splits, 0, dtype)
+        attend(q, coded, cache.resident, 0.1, ws, costs)
         opened = Opened.empty(torch.zeros(1, heads, dtype=torch.uint8))
         none = torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)
         result = Step.blank(1, heads, head_dim, dtype).result
-        costs = rounding(H200, cache, splits, 0, dtype)
         found = Totals.empty(1, heads)
         first_tier(q, coded, cache.resident, 0.1, costs, "values", 0.1, ws, found, opened, *none, result)

@@ -54,8 +54,8 @@ def run(
     ws, query = s.workspace(), s.q if q is None else q
     found = Totals.empty(*heads)
     opened = Opened.empty(torch.full(heads, 77, dtype=torch.uint8))
-    passes(query, s.coded, s.cache.resident, s.scale, ws)
     costs = rounding(model, s.cache, s.splits, 0, torch.float32)
+    passes(query, s.coded, s.cache.resident, s.scale, ws, costs)
     tier(query, s.coded, s.cache.resident, s.scale, costs, unit, tolerance, ws, found, opened, *rest(s))
     return ws, found, opened
 
@@ -176,16 +176,17 @@ def test_annotations_that_mean_nothing_give_no_bound(how: How, field: str) -> No
 def test_planted_mistakes_show(forgotten: str) -> None:
     """Terms that are left out leave bounds below what the whole theorem promises for the same pass."""
     s = scene(**SCENES["pinned"])  # type: ignore[arg-type]
-    _, tier, model = BOTH[1]
+    passes, tier, model = BOTH[1]
     ws, whole, _ = run(s, BOTH[1])
     costs = rounding(model, s.cache, s.splits, 0, torch.float32)
     if forgotten == "norm":
-        ws.statistics[:, :, :-2, 3] = 0.0
+        s.cache.pool.key_notes[..., 1:3] = 0.0
     elif forgotten == "residual":
         s.cache.pool.value_notes[..., 0] = 0.0
     elif forgotten == "rounding":
         costs = costs._replace(first=passes_without_rounding(costs.first))
-    else:
+    passes(s.q, s.coded, s.cache.resident, s.scale, ws, costs)
+    if forgotten == "slots":
         ws.resident_reference.fill_(-torch.inf)
     found = Totals.empty(1, 2)
     opened = Opened.empty(torch.zeros(1, 2, dtype=torch.uint8))
@@ -206,7 +207,7 @@ def test_what_shares_may_have_lost_is_charged(how: How) -> None:
     passes, tier, model = how
     costs = rounding(model, s.cache, s.splits, 0, torch.float32)
     ws, found = s.workspace(), []
-    passes(s.q, s.coded, s.cache.resident, s.scale, ws)
+    passes(s.q, s.coded, s.cache.resident, s.scale, ws, costs)
     for lost in (2.0**-60, 2.0**-12):
         charged = costs._replace(first=replace(costs.first, share_lost=lost))
         one, opened = Totals.empty(2, 4), Opened.empty(torch.zeros(2, 4, dtype=torch.uint8))

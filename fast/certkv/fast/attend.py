@@ -10,6 +10,8 @@ kernel updates m block by block; the twin takes the maximum of a split at once.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from certkv.fast.arithmetic import signed_constant
@@ -18,11 +20,20 @@ from certkv.fast.formats.packing import unpack_plane
 from certkv.fast.formats.rotation import rotate_fp32
 from certkv.fast.resident import FIRST, TAIL, Resident
 from certkv.fast.scaled_query import query_power
+from certkv.fast.split_terms import split_terms
 from certkv.fast.workspace import BIAS, Workspace
+
+if TYPE_CHECKING:
+    from certkv.fast.rounding import Rounding
 
 
 def attend(
-    q: torch.Tensor, coded: Coded, resident: Resident, scale: float, out: Workspace, statistics: bool = True
+    q: torch.Tensor,
+    coded: Coded,
+    resident: Resident,
+    scale: float,
+    out: Workspace,
+    rounding: Rounding | None = None,
 ) -> None:
     """Write the executed weights, the state of every split, and what the first tier of a certificate needs.
 
@@ -36,10 +47,10 @@ def attend(
     scale : float
         What scores are multiplied with; any sign.
     out : Workspace
-        ``weights`` and ``reference`` of the blocks, the same of resident tokens, ``statistics`` and the ``part_*`` are
-        written.
-    statistics : bool
-        Whether ``out.statistics`` is wanted.
+        ``weights`` and ``reference`` of the blocks, the same of resident tokens, and the states of splits are written.
+    rounding : Rounding or None
+        What rounding costs the first tier of a certificate; ``statistics`` and ``part_terms`` are written where it is
+        given.
 
     Notes
     -----
@@ -48,13 +59,18 @@ def attend(
     if q.is_cuda:
         from certkv.fast.kernels.attend import launch
 
-        launch(q, coded, resident, scale, out, statistics)
+        launch(q, coded, resident, scale, out, rounding)
     else:
-        attend_twin(q, coded, resident, scale, out, statistics)
+        attend_twin(q, coded, resident, scale, out, rounding)
 
 
 def attend_twin(
-    q: torch.Tensor, coded: Coded, resident: Resident, scale: float, out: Workspace, statistics: bool = True
+    q: torch.Tensor,
+    coded: Coded,
+    resident: Resident,
+    scale: float,
+    out: Workspace,
+    rounding: Rounding | None = None,
 ) -> None:
     """Twin of the kernel, in binary32; see `attend`."""
     sign, constant = signed_constant(scale)
@@ -85,7 +101,7 @@ def attend_twin(
             if count:
                 references[s, :, :, slot] = m
         store_split(parts, s, out.splits, m, state)
-        if statistics:
+        if rounding is not None:
             seen = grouped(out.statistics, heads)[s]
             chosen = slice(coded.first, coded.first + blocks)
             seen[:, :, chosen, :3] = weight_statistics(weights[s, :, :, chosen])
@@ -93,6 +109,8 @@ def attend_twin(
             seen[:, :, -2:, 0] = weight_statistics(slots[s])[..., 0]
             for slot, count in ((FIRST, pinned), (TAIL, tail)):
                 seen[:, :, slot - 2, 1:3] = torch.stack(resident_statistics(resident, s, slot, count), -1)[:, None]
+    if rounding is not None:
+        split_terms(q, coded, scale, rounding, out)
 
 
 def weight_statistics(p: torch.Tensor) -> torch.Tensor:

@@ -288,7 +288,7 @@ def attend(
     resident = Resident(resident_keys, resident_values, nothing)
     ws = plan_workspace(batch, heads, head_dim, block, page_table.shape[1], splits, q.device)
     ws.reference.fill_(-torch.inf)
-    first_pass(q.contiguous(), coded, resident, scale, ws, False)
+    first_pass(q.contiguous(), coded, resident, scale, ws)
     merge(ws)
     return ws.output, ws.lse, ws.weights, ws.reference, ws.resident_weights, ws.resident_reference
 

@@ -12,7 +12,10 @@ BIAS = 14
 """The largest weight of a block is about ``2**BIAS`` when it is rounded: small weights stay in binary16's range."""
 
 STATISTICS = 4
-"""Numbers per block and head that the first tier of a certificate needs."""
+"""Numbers per block and head that the first tier of a certificate rests on."""
+
+PART_TERMS = 16
+"""Room for the numbers per split and head that it reads; see `certkv.fast.split_terms.COLUMNS`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +37,15 @@ class Workspace:
         -inf for a slot without tokens.
     statistics : float32 [batch, Hq, max_blocks + 2, 4]
         Of every block: sum, sum of squares and largest of P; the square of ``||s q'||``, s its key steps and q' the
-        query times the power of two of `scaled_query`. The last two are the slots of resident tokens: the sum of P, the
-        largest square of a key's norm, the mean norm of values.
+        query times the power of two of `scaled_query`. Read by the programs of a pass that have written them, and by
+        nobody else. The last two are the slots of resident tokens, for the first tier: the sum of P, the largest square
+        of a key's norm, the mean norm of values.
     part_m, part_l : float32 [batch, Hq, S + 1]
         The last split is the resident tokens.
     part_o : float32 [batch, Hq, S + 1, d]
+    part_terms : float32 [batch, Hq, S + 1, 16]
+        What the blocks of a split add to the head's bound, in the unit of its state, and numbers of the query:
+        `certkv.fast.split_terms.COLUMNS`.
     m, l : float32 [batch, Hq]
         Of all tokens.
     o : float32 [batch, Hq, d]
@@ -61,6 +68,7 @@ class Workspace:
     part_m: torch.Tensor
     part_l: torch.Tensor
     part_o: torch.Tensor
+    part_terms: torch.Tensor
     m: torch.Tensor
     l: torch.Tensor  # noqa: E741 (the softmax state's name)
     o: torch.Tensor
@@ -127,6 +135,7 @@ def plan_workspace(
         part_m=floats(splits + 1),
         part_l=floats(splits + 1),
         part_o=floats(splits + 1, head_dim),
+        part_terms=floats(splits + 1, PART_TERMS),
         m=floats(),
         l=floats(),
         o=floats(head_dim),

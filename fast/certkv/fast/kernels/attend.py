@@ -22,6 +22,8 @@ bfloat16 the scaled query of every block is brought below 2^15. The twin is `cer
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
@@ -34,14 +36,22 @@ from certkv.fast.kernels.early import early
 from certkv.fast.kernels.pass_state import exact_block, load_query, row_squares, store_four, store_state
 from certkv.fast.kernels.score_block import token_of
 from certkv.fast.kernels.shape import Shape, bits, format_constants
+from certkv.fast.kernels.split_terms import constants, split_terms, store_query_numbers
 from certkv.fast.kernels.two_passes import two_passes
 from certkv.fast.pool import VALUE_NOTES
 from certkv.fast.resident import Resident
+from certkv.fast.split_terms import costs
 from certkv.fast.workspace import BIAS, Workspace
+
+if TYPE_CHECKING:
+    from certkv.fast.rounding import Rounding
 
 HALVES_REGISTERS = 168
 """Limit per thread where keys are taken in halves: twelve programs then share a multiprocessor. On an H200 a pass over
 131,072 tokens of `oscar` took 84 us with it and 92 without."""
+
+NO_COSTS = (1.0,) * 8
+"""In the place of what rounding costs, where nobody asks."""
 
 
 @triton.jit(do_not_specialize=["splits", "max_blocks"])
@@ -68,7 +78,12 @@ def attend_kernel(
     part_m,
     part_l,
     part_o,
+    part_terms,
     statistics,
+    key_notes,
+    value_notes,
+    value_sizes,
+    costs,
     splits,
     max_blocks,
     H: tl.constexpr,
@@ -96,13 +111,16 @@ def attend_kernel(
     BFLOAT: tl.constexpr,
     BIAS: tl.constexpr,
     STATISTICS: tl.constexpr,
+    NOTES: tl.constexpr,
+    NB: tl.constexpr,
+    SQUARES_UP: tl.constexpr,
     EARLY: tl.constexpr,
     INTERPRET: tl.constexpr,
 ):
     """One KV head of one sequence (``program_id(0)``) and one split (``program_id(1)``); split 0 here is the residents.
 
     It is the last one of the workspace, and starts first because it is the longest. With ``STATISTICS``, the last two
-    programs measure the resident tokens, a slot each.
+    programs measure the resident tokens, a slot each, and every other one adds up what its blocks add to the bound.
     """
     BP: tl.constexpr = 2 * RP
     if EARLY:
@@ -125,7 +143,12 @@ def attend_kernel(
         tl.store(to + 1, tl.zeros([GP], tl.float32) + keys, mask=g < G)
         tl.store(to + 2, tl.zeros([GP], tl.float32) + mean, mask=g < G)
         return
-    query, c = load_query(q, row * (G * D), sign, c2, G, GP, D, BFLOAT)
+    query, c, largest = load_query(q, row * (G * D), sign, c2, G, GP, D, BFLOAT)
+    where = tl.where(split == 0, splits, split - 1)
+    if STATISTICS:
+        store_query_numbers(part_terms, row, where, splits + 1, query, largest, G, GP)
+    first = tl.zeros((), tl.int32)
+    last = tl.zeros((), tl.int32)
     m = tl.full([GP], float("-inf"), tl.float32)
     l = tl.zeros([GP], tl.float32)
     o = ()
@@ -212,20 +235,32 @@ def attend_kernel(
                 tl.store(reference + at, m, mask=g < G)
                 if STATISTICS:
                     store_four(statistics + ((row * G + g) * (max_blocks + 2) + block) * 4, found, g < G)
-    where = tl.where(split == 0, splits, split - 1)
     store_state(part_m, part_l, part_o, row, where, splits + 1, g < G, m, l, o, G, GP, D, VC)
+    if STATISTICS:
+        split_terms(
+            part_terms, part_m, statistics, reference, page_table + sequence * max_blocks, key_notes, value_notes,
+            value_sizes, row, where, splits + 1, first, last, max_blocks, costs, H, G, GP, B, D, GROUP, NOTES, NB,
+            SQUARES_UP, BFLOAT,
+        )  # fmt: skip
 
 
 def launch(
-    q: torch.Tensor, coded: Coded, resident: Resident, scale: float, out: Workspace, statistics: bool = True
+    q: torch.Tensor,
+    coded: Coded,
+    resident: Resident,
+    scale: float,
+    out: Workspace,
+    rounding: Rounding | None = None,
 ) -> None:
     """Launch the kernel; see `certkv.fast.attend.attend`."""
+    statistics = rounding is not None
     pool, shape = coded.pool, Shape.of(q, coded)
     bfloat16 = pool.key_step.dtype == torch.bfloat16
     blocks = coded.page_table.shape[1]
     grouped = coded.key_bits < 8 or coded.value_group > 0
     halves = coded.in_halves and shape.warps == 1
     stages = shape.stages(-(-blocks // out.splits), coded)
+    value_notes = bits(pool.value_notes)
     attend_kernel[(q.shape[0] * shape.kv_heads, out.splits + 1 + 2 * statistics)](
         bits(q),
         *signed_constant(scale),
@@ -236,7 +271,7 @@ def launch(
         pool.value_codes.view(torch.int32),
         bits(pool.value_step),
         bits(pool.value_minimum),
-        bits(pool.value_notes)[..., VALUE_NOTES.index("decoded_norm_ub")],
+        value_notes[..., VALUE_NOTES.index("decoded_norm_ub")],
         coded.page_table,
         coded.lengths,
         bits(resident.keys),
@@ -248,7 +283,12 @@ def launch(
         out.part_m,
         out.part_l,
         out.part_o,
+        out.part_terms,
         out.statistics,
+        bits(pool.key_notes),
+        value_notes,
+        pool.sizes,
+        NO_COSTS if rounding is None else costs(q, coded, scale, rounding),
         out.splits,
         blocks,
         **shape.constants(),
@@ -261,6 +301,7 @@ def launch(
         BFLOAT=bfloat16,
         BIAS=BIAS,
         STATISTICS=statistics,
+        **constants(shape, coded),
         EARLY=statistics and early(),
         INTERPRET=triton.knobs.runtime.interpret,
         num_warps=shape.warps,

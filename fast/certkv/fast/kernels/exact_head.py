@@ -68,7 +68,7 @@ def exact_head_kernel(
     flagged = tl.load(flags + row * G + g, mask=g < G, other=0) == FLAG
     if tl.max(flagged.to(tl.int32), 0) != 0:
         tokens = tl.load(lengths + row // H)
-        query, c = load_query(q, row * (G * D), sign, c2, G, GP, D, BFLOAT)
+        query, c, _largest = load_query(q, row * (G * D), sign, c2, G, GP, D, BFLOAT)
         m = tl.full([GP], float("-inf"), tl.float32)
         l = tl.zeros([GP], tl.float32)
         o = ()

@@ -1,13 +1,13 @@
-"""Merge a pass and certify every head by its blocks' sums: one program per head.
+"""Merge a pass and certify every head by its splits' sums: one program per head.
 
     f_s = 2^(m_s - M)      l = sum f_s l_s      o = sum f_s o_s      c = o / l
 
-    sum A + gamma sum G,  sum U,  e^-sum G      A, G, U of `block_terms`, one block per lane
+    sum A + gamma sum G,  sum U,  e^-sum G      with sum A = sum f_s A_s, and so on, A_s of `split_terms`
 
 `certkv.fast.first_tier` has the twin, the whole formula and the reasons.
 """
 # ruff: noqa: E741, RUF005 (l is the softmax state's name; Triton adds tuples, it does not unpack them)
-# mypy: disable-error-code="assignment"
+# mypy: disable-error-code="assignment, misc"
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from certkv.fast.certificate import Status
-from certkv.fast.certify import group_factor
 from certkv.fast.charges import LARGEST_OPERAND, LARGEST_SIZE
 from certkv.fast.choose import ACCEPT, REFINE
 from certkv.fast.coded import Coded
 from certkv.fast.finish import NOWHERE, Result
-from certkv.fast.first_tier import PRODUCT, PRODUCT_LOST, Opened, operator_root, squares_up
+from certkv.fast.first_tier import Opened
 from certkv.fast.kernels.choose import head_totals
 from certkv.fast.kernels.early import early
 from certkv.fast.kernels.finish import store_output
@@ -37,13 +36,12 @@ from certkv.fast.kernels.outward_fp32 import (
     expm1_ub,
     inflate,
     known,
-    load16,
     lowered,
     not_negative,
     root_of_squares,
 )
-from certkv.fast.kernels.pass_state import power_of_two, query_shift
-from certkv.fast.kernels.spectral import block_terms, mass_lb
+from certkv.fast.kernels.spectral import mass_lb
+from certkv.fast.kernels.split_terms import PEAK, SQUARES, STRIDE, TERM_COLUMNS, query_norm
 from certkv.fast.outward_fp32 import above
 from certkv.fast.resident import Resident
 from certkv.fast.rounding import Rounding
@@ -51,7 +49,7 @@ from certkv.fast.totals import UNITS, Totals, Unit
 from certkv.fast.workspace import Workspace
 
 WARPS = 8
-"""Warps of a program, which is a head; a lane looks at one block at a time."""
+"""Warps of a program, which is a head."""
 
 STATES = 32
 """States whose outputs are read at once."""
@@ -63,57 +61,6 @@ LARGEST = tl.constexpr(LARGEST_SIZE)
 OPERAND = tl.constexpr(LARGEST_OPERAND)
 OK = tl.constexpr(int(Status.OK))
 NONE = tl.constexpr(NOWHERE)
-PRODUCT_UP = tl.constexpr(PRODUCT)
-
-
-@triton.jit
-def load_notes(
-    page, valid, head, key_notes, value_notes, sizes, slope, offset, relative_charge, constant_charge, size_factor,
-    H: tl.constexpr, GROUP: tl.constexpr, NOTES: tl.constexpr,
-):  # fmt: skip
-    """Read what is stored of blocks, and bound what rounding does to their scores and what their values' sizes are."""
-    place = page.to(tl.int64) * H + head
-    relative = not_negative(load16(key_notes + place * 4 + 1, valid, True))
-    operator = not_negative(load16(key_notes + place * 4 + 2, valid, True))
-    residual = not_negative(load16(value_notes + place * NOTES, valid, True))
-    anchored = not_negative(load16(value_notes + place * NOTES + 2, valid, True))
-    residual_operator = not_negative(load16(value_notes + place * NOTES + 4, valid, True))
-    anchored_operator = not_negative(load16(value_notes + place * NOTES + 5, valid, True))
-    mean = load16(value_notes + place * NOTES + 6, valid, True)
-    mean = tl.where((mean >= 0.0) & (mean < INFINITY), mean, 0.0)
-    operand = tl.load(sizes + place * 2, mask=valid, other=0.0)
-    if GROUP > 0:
-        used = inflate(not_negative(load16(value_notes + place * NOTES + 3, valid, True)) * size_factor)
-    else:
-        used = not_negative(tl.load(sizes + place * 2 + 1, mask=valid, other=0.0))
-    size = slope * tl.where(operand <= OPERAND, operand, INFINITY) + offset
-    eps = tl.where(size <= LARGEST, relative_charge * size + constant_charge, INFINITY)
-    return relative, operator, residual, anchored, residual_operator, anchored_operator, mean, eps, used
-
-
-@triton.jit
-def load_seen(block, valid, statistics, reference):
-    """Read what a pass wrote of blocks: the sum, sum of squares and largest of P, ``||s q'||^2``, the reference."""
-    total = tl.load(statistics + block * 4, mask=valid, other=0.0)
-    squares = tl.load(statistics + block * 4 + 1, mask=valid, other=0.0)
-    top = tl.load(statistics + block * 4 + 2, mask=valid, other=0.0)
-    steps = tl.load(statistics + block * 4 + 3, mask=valid, other=0.0)
-    return total, squares, top, steps, tl.load(reference + block, mask=valid, other=float("-inf"))
-
-
-@triton.jit
-def sums_and_maxima(a, b, c, d, e, f, g, h, i, a2, b2, c2, d2, e2, f2, g2, h2, i2):
-    """Join what lanes hold: five sums, four maxima."""
-    return (
-        a + a2, b + b2, c + c2, d + d2, e + e2,
-        tl.maximum(f, f2), tl.maximum(g, g2), tl.maximum(h, h2), tl.maximum(i, i2),
-    )  # fmt: skip
-
-
-@triton.jit
-def sum_and_maximum(a, b, a2, b2):
-    """Join a sum and a maximum."""
-    return a + a2, tl.maximum(b, b2)
 
 
 @triton.jit
@@ -122,19 +69,23 @@ def two_sums(a, b, a2, b2):
     return a + a2, b + b2
 
 
+@triton.jit
+def six_sums_and_maxima(l, a, b, c, d, e, f, g, h, i, l2, a2, b2, c2, d2, e2, f2, g2, h2, i2):
+    """Join what lanes hold: six sums, four maxima."""
+    return (
+        l + l2, a + a2, b + b2, c + c2, d + d2, e + e2,
+        tl.maximum(f, f2), tl.maximum(g, g2), tl.maximum(h, h2), tl.maximum(i, i2),
+    )  # fmt: skip
+
+
 @triton.jit(do_not_specialize=["states", "max_blocks"])
 def first_tier_kernel(
-    q,
     part_m,
     part_l,
     part_o,
-    reference,
+    part_terms,
     resident_reference,
     statistics,
-    key_notes,
-    value_notes,
-    value_sizes,
-    page_table,
     lengths,
     anchor,
     resident_norms,
@@ -167,9 +118,6 @@ def first_tier_kernel(
     moved_out,
     scale,
     floor,
-    query_lost,
-    product_lost,
-    coded_relative,
     coded_constant,
     resident_relative,
     resident_constant,
@@ -184,8 +132,6 @@ def first_tier_kernel(
     cast_relative,
     cast_absolute,
     share,
-    root_block,
-    size_factor,
     states,
     max_blocks,
     H: tl.constexpr,
@@ -193,11 +139,8 @@ def first_tier_kernel(
     B: tl.constexpr,
     D: tl.constexpr,
     DP: tl.constexpr,
-    GROUP: tl.constexpr,
-    NOTES: tl.constexpr,
     FIRST: tl.constexpr,
     BFLOAT: tl.constexpr,
-    SQUARES_UP: tl.constexpr,
     UNIT: tl.constexpr,
     OUT_BFLOAT: tl.constexpr,
     SC: tl.constexpr,
@@ -208,118 +151,66 @@ def first_tier_kernel(
     """Head ``program_id(0)`` of all sequences' heads."""
     row = tl.program_id(0).to(tl.int64)
     kv = row // G
-    sequence, head = kv // H, kv % H
-    # everything is read before anything is waited for: three loads that need each other, and the rest beside them
+    sequence = kv // H
     blocks = tl.load(lengths + sequence) // B
-    table = page_table + sequence * max_blocks
-    block = tl.arange(0, N)
-    page = tl.load(table + block, mask=block < max_blocks, other=0)
-    page_after = tl.load(table + N + block, mask=N + block < max_blocks, other=0)
-    # a tile of one warp: the others hold the same, and nobody waits for anybody
-    lane = tl.arange(0, 32)[:, None] * (DP // 32) + tl.arange(0, DP // 32)[None, :]
-    bits = tl.load(q + row * D + lane, mask=lane < D, other=0)
     slot = tl.arange(0, 2)
     slot_used = tl.load(resident_norms + kv * 2 + slot)
     verdict = tl.load(refused + sequence)
     channel = tl.arange(0, DP)
     inside = channel < D
     mu = tl.load(anchor + kv * D + channel, mask=inside, other=0.0)
-    if BFLOAT:
-        x = (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
-    else:
-        x = bits.to(tl.float16, bitcast=True).to(tl.float32)
-    norm_q, largest_q = tl.reduce(tl.reduce((x * x, tl.abs(x)), 1, sum_and_maximum), 0, sum_and_maximum)
-    norm_q = known(inflate(root_of_squares(norm_q, D)))
-    # a number that is not finite shows in the norm; in bfloat16 one whose square is not counts as such
-    finite_query = norm_q < INFINITY
-    norm_q = tl.where(largest_q <= OPERAND, norm_q, INFINITY) + floor
-    unit = scale * power_of_two(-query_shift(largest_q, BFLOAT))
-    slope = inflate(scale * norm_q)
-    offset = inflate(scale * (norm_q * floor + query_lost * largest_q))
-    valid = (block >= FIRST) & (block < blocks)
-    notes = load_notes(
-        page, valid, head, key_notes, value_notes, value_sizes, slope, offset, coded_relative, coded_constant,
-        size_factor, H, GROUP, NOTES,
-    )  # fmt: skip
     if EARLY:
         gdc_wait()
         gdc_launch_dependents()
+    # everything is read at once
+    part = tl.arange(0, SC)
+    maxima = ()
+    for chunk in tl.static_range(CHUNKS):
+        at = chunk * SC + part
+        maxima = maxima + (tl.load(part_m + row * states + at, mask=at < states, other=float("-inf")),)
+    state = tl.arange(0, N)
+    m = tl.load(part_m + row * states + state, mask=state < states, other=float("-inf"))
+    total = tl.load(part_l + row * states + state, mask=state < states, other=0.0)
+    terms = ()
+    for i in tl.static_range(TERM_COLUMNS):
+        at = part_terms + (row * states + state) * STRIDE + i
+        terms = terms + (tl.load(at, mask=state < states, other=0.0),)
+    outputs = ()
+    for chunk in tl.static_range(CHUNKS):
+        at = chunk * SC + part
+        mask = (at < states)[:, None] & inside[None, :]
+        outputs = outputs + (
+            tl.load(part_o + (row * states + at)[:, None] * D + channel[None, :], mask=mask, other=0.0),
+        )
+    # the resident tokens' split has the query's numbers, too
+    of_query = part_terms + (row * states + states - 1) * STRIDE
+    squared = tl.load(of_query + SQUARES)
+    largest_q = tl.load(of_query + PEAK)
     to_slot = statistics + (row * (max_blocks + 2) + max_blocks + slot) * 4
     slot_shared = tl.load(resident_reference + row * 2 + slot)
     slot_total = tl.load(to_slot)
     slot_keys = tl.load(to_slot + 1)
     slot_mean = tl.load(to_slot + 2)
-    part = tl.arange(0, SC)
-    maxima = ()
-    sums = ()
-    outputs = ()
-    for chunk in tl.static_range(CHUNKS):
-        at = chunk * SC + part
-        maxima = maxima + (tl.load(part_m + row * states + at, mask=at < states, other=float("-inf")),)
-        sums = sums + (tl.load(part_l + row * states + at, mask=at < states, other=0.0),)
-        mask = (at < states)[:, None] & inside[None, :]
-        outputs = outputs + (
-            tl.load(part_o + (row * states + at)[:, None] * D + channel[None, :], mask=mask, other=0.0),
-        )
-    seen = statistics + row * (max_blocks + 2) * 4
-    references = reference + row * max_blocks
-    found = load_seen(block, valid, seen, references)
 
+    norm_q, _ = query_norm(squared, largest_q, D, BFLOAT)
+    finite_query = norm_q < INFINITY
+    norm_q = tl.where(largest_q <= OPERAND, norm_q, INFINITY) + floor
     maximum = tl.full([SC], float("-inf"), tl.float32)
     for chunk in tl.static_range(CHUNKS):
         maximum = tl.maximum(maximum, maxima[chunk])
     maximum = tl.max(maximum, 0)
-    l = tl.zeros([SC], tl.float32)
     o = tl.zeros([SC, DP], tl.float32)
     for chunk in tl.static_range(CHUNKS):
         # without any token all maxima are -inf
         factor = tl.where(maxima[chunk] > float("-inf"), tl.exp2(maxima[chunk] - maximum), 0.0)
-        l = tl.fma(factor, sums[chunk], l)
         o = tl.fma(tl.broadcast_to(factor[:, None], [SC, DP]), outputs[chunk], o)
-    l = tl.sum(l, 0)
-
-    about = tl.zeros([N], tl.float32)
-    of = tl.zeros([N], tl.float32)
-    values = tl.zeros([N], tl.float32)
-    scales = tl.zeros([N], tl.float32)
-    size = tl.zeros([N], tl.float32)
-    worst = tl.zeros([N], tl.float32)
-    largest = tl.zeros([N], tl.float32)
-    farthest = tl.zeros([N], tl.float32)
-    lossy = tl.zeros([N], tl.float32)
-    for start in range(0, blocks, N):
-        relative, operator, residual, anchored, residual_operator, anchored_operator, mean, eps, used = notes
-        total, squares, top, steps, shared = found
-        block = start + tl.arange(0, N)
-        valid = (block >= FIRST) & (block < blocks)
-        after = block + N
-        more = after < blocks
-        notes = load_notes(
-            page_after, more, head, key_notes, value_notes, value_sizes, slope, offset, coded_relative, coded_constant,
-            size_factor, H, GROUP, NOTES,
-        )  # fmt: skip
-        found = load_seen(after, more, seen, references)
-        page_after = tl.load(table + after + N, mask=after + N < blocks, other=0)
-        weight = tl.exp2(shared - maximum)
-        error = unit * (root_of_squares(steps, D) * PRODUCT_UP + product_lost)
-        delta = inflate(error * relative + eps)
-        omega = inflate(error * operator + root_block * eps)
-        one, other, third = block_terms(
-            total, squares, top, delta, omega, anchored, anchored_operator, residual, residual_operator, B, SQUARES_UP
-        )
-        about = tl.fma(weight, one, about)
-        of = tl.fma(weight, other, of)
-        values = tl.fma(weight, third, values)
-        total = weight * total
-        scales = tl.fma(total, mean, scales)
-        size = tl.fma(total, used, size)
-        worst = tl.maximum(worst, tl.where(valid, known(delta), 0.0))
-        largest = tl.maximum(largest, used)
-        farthest = tl.maximum(farthest, anchored)
-        lossy = tl.maximum(lossy, residual)
-    about, of, values, scales, size, worst, largest, farthest, lossy = tl.reduce(
-        (about, of, values, scales, size, worst, largest, farthest, lossy), 0, sums_and_maxima
-    )
+    factor = tl.where(m > float("-inf"), tl.exp2(m - maximum), 0.0)
+    l, about, of, values, scales, size, worst, largest, farthest, lossy = tl.reduce(
+        (
+            factor * total, factor * terms[0], factor * terms[1], factor * terms[2], factor * terms[3],
+            factor * terms[4], terms[5], terms[6], terms[7], terms[8],
+        ), 0, six_sums_and_maxima,
+    )  # fmt: skip
 
     o = tl.sum(o, 0)
     c = tl.div_rn(o, tl.broadcast_to(l, [DP]))
@@ -426,23 +317,18 @@ def first_tier(
     out: Result,
 ) -> None:
     """Launch; arguments as those of the twin, contiguous."""
-    (batch, heads, head_dim), pool, charges = q.shape, coded.pool, rounding.first
-    kv_heads, max_blocks, group = coded.anchor.shape[1], coded.page_table.shape[1], coded.value_group
+    (batch, heads, head_dim), charges = q.shape, rounding.first
+    kv_heads, max_blocks = coded.anchor.shape[1], coded.page_table.shape[1]
     states = ws.part_m.shape[-1]
     bfloat16, out_bfloat16 = (x.dtype == torch.bfloat16 for x in (q, out.output))
     made = out.certificate
     first_tier_kernel[(batch * heads,)](
-        q.view(torch.int16),
         ws.part_m,
         ws.part_l,
         ws.part_o,
-        ws.reference,
+        ws.part_terms,
         ws.resident_reference,
         ws.statistics,
-        pool.key_notes.view(torch.int16),
-        pool.value_notes.view(torch.int16),
-        pool.sizes,
-        coded.page_table,
         coded.lengths,
         coded.anchor,
         resident.norms,
@@ -470,9 +356,6 @@ def first_tier(
         moved,
         above(abs(scale)),
         above(charges.floor * math.sqrt(head_dim)),
-        rounding.lost,
-        0.0 if bfloat16 else above(PRODUCT_LOST * math.sqrt(head_dim)),
-        charges.coded.relative,
         charges.coded.constant,
         charges.resident.relative,
         charges.resident.constant,
@@ -487,8 +370,6 @@ def first_tier(
         charges.cast_relative,
         charges.cast_absolute,
         tolerance / (1.0 + tolerance) if unit == "output" else tolerance,
-        operator_root(coded.block),
-        group_factor(group) if group else 0.0,
         states,
         max_blocks,
         H=kv_heads,
@@ -496,16 +377,13 @@ def first_tier(
         B=coded.block,
         D=head_dim,
         DP=max(32, triton.next_power_of_2(head_dim)),
-        GROUP=group,
-        NOTES=pool.value_notes.shape[-1],
         FIRST=coded.first,
         BFLOAT=bfloat16,
-        SQUARES_UP=squares_up(coded.block),
         UNIT=UNITS.index(unit),
         OUT_BFLOAT=out_bfloat16,
         SC=STATES,
         CHUNKS=triton.cdiv(states, STATES),
-        N=32 * WARPS,
+        N=max(32, triton.next_power_of_2(states)),
         EARLY=early(),
         launch_pdl=early(),
         num_warps=WARPS,

@@ -30,7 +30,7 @@ def power_of_two(k):
 def load_query(q, base, sign, c2, G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, BFLOAT: tl.constexpr):
     """Load the queries of a KV head, [64, GP] per 64 channels, times a power of two each: the largest is in [32, 64).
 
-    ``sign`` is that of the scale. Returns the parts in binary32, and c2 over that power of two.
+    ``sign`` is that of the scale. Returns the parts in binary32, c2 over that power of two, and the largest numbers.
     """
     KC: tl.constexpr = (D + 63) // 64
     g = tl.arange(0, GP)
@@ -47,7 +47,7 @@ def load_query(q, base, sign, c2, G: tl.constexpr, GP: tl.constexpr, D: tl.const
     scaled = ()
     for k in tl.static_range(KC):
         scaled = scaled + (parts[k] * up[None, :],)
-    return scaled, c2 * power_of_two(-shift)
+    return scaled, c2 * power_of_two(-shift), largest
 
 
 @triton.jit
