@@ -58,6 +58,7 @@ def launches() -> None:
             ws.output,
             parts.exact_bound,
             parts.missing,
+            parts.dense,
         )
         finish.launch(
             q,

@@ -107,7 +107,7 @@ class CorruptionError(CertkvError):
 
 
 class NeedsDenseError(CertkvError):
-    """A monitor asked for rung 4, which `Step.resolve` computes; until then the sequence has no output."""
+    """A monitor asked for rung 4, or sums overflowed; `Step.resolve` computes it, and until then there is no output."""
 
     def __init__(self, sequence: int) -> None:
         super().__init__(f"sequence {sequence} must be computed from its originals; call step.resolve() first")

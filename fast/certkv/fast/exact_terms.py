@@ -5,7 +5,9 @@ radius ``max ||V_t|| + ||c||``, and ``eps_acc`` what summing costs (`Charges`), 
 
     bound  =  min( ( (e^eps - 1) R + eps_acc ) e^eps,  R )  +  cast
 
-Whether the originals are there is looked up here, too. The torch twin of ``kernels.exact_terms``.
+Whether the originals are there is looked up here, too, and what may be said of an output that is no number: where
+scores or values are beyond what charges hold for, sums may have overflowed; elsewhere something was damaged. The torch
+twin of ``kernels.exact_terms``.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ def exact_terms_twin(
     flags: torch.Tensor,
     output: torch.Tensor,
     bound: torch.Tensor,
-    missing: torch.Tensor,
+    missing: torch.Tensor | None,
+    dense: torch.Tensor,
 ) -> None:
     """Bound the errors of heads computed by rung 3, in binary32.
 
@@ -60,14 +63,18 @@ def exact_terms_twin(
     output : float32 [batch, Hq, d]
     bound : float32 [batch, Hq]
         Written for these heads.
-    missing : uint8 [batch]
+    missing : uint8 [batch] or None
         Set to 1 for a sequence with such a head whose originals are not all there.
+    dense : uint8 [batch]
+        Set to 1 for a sequence with such a head whose output is not finite, and whose scores or values are so large
+        that sums may have overflowed.
     """
     kv_heads, block = coded.anchor.shape[1], coded.block
     wanted = grouped(flags, kv_heads) != 0
     blocks = torch.arange(present.shape[-1], device=q.device) < (coded.lengths // block)[:, None]  # [batch, max_blocks]
-    lost = (blocks[:, None] & (present == 0)).any(-1)[:, :, None] & wanted
-    missing.copy_(torch.where(lost.flatten(1).any(-1), 1, missing))
+    if missing is not None:
+        lost = (blocks[:, None] & (present == 0)).any(-1)[:, :, None] & wanted
+        missing.copy_(torch.where(lost.flatten(1).any(-1), 1, missing))
 
     coded_blocks = coded.valid()
     notes = not_negative(coded.gather(coded.pool.value_notes)[..., NORM].to(torch.float32))[:, :, None]
@@ -88,6 +95,8 @@ def exact_terms_twin(
     eps = inflate(charge.relative * largest_size + charge.constant)
     eps = torch.where(largest_size <= LARGEST_SIZE, eps, torch.inf)
     c = grouped(output, kv_heads)
+    beyond = ((largest_size > LARGEST_SIZE) | (largest > LARGEST_OPERAND)) & ~torch.isfinite(c).all(-1) & wanted
+    dense.copy_(torch.where(beyond.flatten(1).any(-1), 1, dense))
     norm = distance_ub(c, torch.zeros_like(c))
     radius = largest + norm
     mean = charges.of_mean + charges.of_largest

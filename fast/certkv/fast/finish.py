@@ -2,8 +2,8 @@
 
 A head's output is that of its last pass, or rung 3's, rounded to its type (the bound has that inside). Where a sequence
 has no output - a token that could not be appended, a query that is not finite, originals that are needed and missing, a
-monitor that asks for rung 4, a number that came out as NaN - the outputs of all its heads are NaN, their bounds
-``+inf``, and the status says why.
+monitor that asks for rung 4, a number that came out as NaN or infinite - the outputs of all its heads are NaN,
+their bounds ``+inf``, and the status says why.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Flags(NamedTuple):
     Attributes
     ----------
     missing, dense : uint8 [batch]
+        Originals are not there; a monitor asks for rung 4, or sums overflowed.
     refused : int32 [batch]
         Status of tokens that could not be appended; it stays from step to step.
     refused_at : int64 [batch]
@@ -141,7 +142,7 @@ def finish_twin(
     first = torch.where(flat.all(-1), NOWHERE, flat.to(torch.uint8).argmin(-1))
     refused = flags.refused != int(Status.OK)
     out.position.copy_(torch.where(refused, flags.refused_at, first))
-    damaged = torch.isnan(output).any(-1).any(-1)
+    damaged = (~torch.isfinite(output)).any(-1).any(-1)
     status = torch.full_like(first, int(Status.OK))
     # the last that holds is the first that the ladder asks for
     for wrong, code in (

@@ -167,7 +167,7 @@ class Plan(Handled):
             out.certificate.finer.zero_()
             out.certificate.plane_bytes.zero_()
         tiered = isinstance(policy, Budget)
-        use.attend(q, self.coded, cache.resident, self.scale, ws, self.rounding if tiered else None)
+        use.attend(q, self.coded, cache.resident, self.scale, ws, tiered)
         if not tiered:
             use.merge(ws, None)
             self._ladder(q, flags, unit, tolerance, out)
@@ -291,6 +291,10 @@ class Plan(Handled):
             paper.monitors(policy, self.coded, parts.selection, parts.terms.mass, ws.l, delta, levels, parts.choice)
         if not isinstance(policy, Naive):
             self._exact(q, out.moved_bytes)
+        if not isinstance(policy, Budget):
+            # heads that did not go to rung 3, too, may have an output that is no number for want of range
+            ws.flags.fill_(1)
+            self._exact_terms(q, None)
         use.finish(
             q,
             self.coded,
@@ -377,14 +381,19 @@ class Plan(Handled):
         """Rung 3, of the heads that need it."""
         ws, parts, use = self.ws, self.parts, self.passes
         torch.eq(parts.choice.action, EXACT_HEAD, out=ws.flags.view(torch.bool))
-        originals, resident = self.cache.originals, self.cache.resident
-        use.exact_head(q, self.coded, resident, originals, self.cache.scratch, moved, self.scale, ws)
+        cache = self.cache
+        use.exact_head(q, self.coded, cache.resident, cache.originals, cache.scratch, moved, self.scale, ws)
         use.merge(ws, ws.flags)
-        use.exact_terms(
+        self._exact_terms(q, parts.missing)
+
+    def _exact_terms(self, q: torch.Tensor, missing: torch.Tensor | None) -> None:
+        """Bound the heads that are flagged as those of rung 3."""
+        ws, parts, cache = self.ws, self.parts, self.cache
+        self.passes.exact_terms(
             q,
             self.coded,
-            resident,
-            originals.present,
+            cache.resident,
+            cache.originals.present,
             parts.errors.size,
             self.scale,
             self.rounding.exact,
@@ -392,7 +401,8 @@ class Plan(Handled):
             ws.flags,
             ws.output,
             parts.exact_bound,
-            parts.missing,
+            missing,
+            parts.dense,
         )
 
 

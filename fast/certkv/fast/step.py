@@ -100,9 +100,10 @@ class Step:
         HostMissingError
             An original that is needed is missing.
         NeedsDenseError
-            A monitor asks for rung 4, and `resolve` was not called.
+            A monitor asks for rung 4, or numbers are so large that sums overflowed, and `resolve` was not called.
         CorruptionError
-            What is stored is not what was written: a checksum is wrong, or an output is no number.
+            What is stored is not what was written: a checksum is wrong, or an output is no number where none of what
+            it is made of is large.
         """
         statuses = self.certificate.status[:, 0].tolist()
         for sequence, status in enumerate(statuses):
@@ -126,9 +127,9 @@ class Step:
     def resolve(self) -> None:
         """Compute the sequences that need it by rung 4: torch's attention of the originals. Synchronises, allocates.
 
-        Those are the sequences of which a monitor asks for it, and those whose codes, metadata, annotations or tables
-        are damaged; originals and tail are compared with their checksums as they are read. The cache stays as it is:
-        `TieredCache.repair` restores it.
+        Those are the sequences of which a monitor asks for it, those whose sums overflowed, and those whose codes,
+        metadata, annotations or tables are damaged; originals and tail are compared with their checksums as they are
+        read. The cache stays as it is: `TieredCache.repair` restores it.
 
         Raises
         ------

@@ -48,6 +48,7 @@ def exact_terms_kernel(
     output,
     bound,
     missing,
+    dense,
     magnitude,
     floor,
     relative,
@@ -67,6 +68,7 @@ def exact_terms_kernel(
     FIRST: tl.constexpr,
     N: tl.constexpr,
     BFLOAT: tl.constexpr,
+    ORIGINALS: tl.constexpr,
     FLAG: tl.constexpr,
     program=None,
 ):
@@ -90,7 +92,7 @@ def exact_terms_kernel(
             norm = not_negative(load16(value_notes + (page * H + head) * 7 + 1, coded, True))
             norms = tl.maximum(norms, tl.where(coded, norm, 0.0))
             sizes = tl.maximum(sizes, known(tl.load(size + row * max_blocks + block, mask=coded, other=0.0)))
-        if tl.max(lost, 0) != 0:
+        if ORIGINALS and tl.max(lost, 0) != 0:
             tl.store(missing + sequence, 1)
         channel = tl.arange(0, DP)
         live = channel < D
@@ -112,6 +114,9 @@ def exact_terms_kernel(
                 largest = tl.maximum(largest, tl.load(resident_norms + kv * 2 + slot))
         c = tl.load(output + row * D + channel, mask=live, other=0.0)[None, :]
         norm = tl.sum(distance_ub(c, 0.0, D), 0)
+        finite = tl.max(tl.where(tl.abs(c) < INFINITY, 0, 1)) == 0
+        if not finite and ((largest_size > LARGEST) | (largest > OPERAND)):
+            tl.store(dense + sequence, 1)
         eps = tl.where(largest_size <= LARGEST, inflate(relative * largest_size + constant), INFINITY)
         radius = largest + norm
         accumulation = of_mean * largest + of_output * norm + absolute
@@ -132,7 +137,8 @@ def work(
     flags: torch.Tensor,
     output: torch.Tensor,
     bound: torch.Tensor,
-    missing: torch.Tensor,
+    missing: torch.Tensor | None,
+    dense: torch.Tensor,
     flag: int = 1,
 ) -> Work:
     """Return what to launch, for heads whose flag is ``flag``; arguments as those of the twin, contiguous."""
@@ -152,7 +158,8 @@ def work(
             flags,
             output,
             bound,
-            missing,
+            dense if missing is None else missing,
+            dense,
             above(abs(scale)),
             charges.floor,
             charge.relative,
@@ -174,6 +181,7 @@ def work(
             "FIRST": coded.first,
             "N": BLOCKS,
             "BFLOAT": q.dtype == torch.bfloat16,
+            "ORIGINALS": missing is not None,
             "FLAG": flag,
         },
         {},
@@ -192,8 +200,9 @@ def launch(
     flags: torch.Tensor,
     output: torch.Tensor,
     bound: torch.Tensor,
-    missing: torch.Tensor,
+    missing: torch.Tensor | None,
+    dense: torch.Tensor,
 ) -> None:
     """Launch the kernel; arguments as those of `certkv.fast.exact_terms.exact_terms_twin`, contiguous."""
-    made = work(q, coded, resident, present, size, scale, charge, charges, flags, output, bound, missing)
+    made = work(q, coded, resident, present, size, scale, charge, charges, flags, output, bound, missing, dense)
     made.launch(4 if q.shape[-1] <= 128 else 8)

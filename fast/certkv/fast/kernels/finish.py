@@ -132,7 +132,7 @@ def finish_kernel(
         bits = tl.load(q + sequence * (HEADS * D) + at, mask=inside, other=0).to(tl.int32) & 0x7FFF
         first = tl.minimum(first, tl.where(bits > LARGEST_BITS, at, HEADS * D))
         x = tl.load(output + sequence * (HEADS * D) + at, mask=inside, other=0.0)
-        damaged = tl.maximum(damaged, tl.where(x == x, 0, 1))
+        damaged = tl.maximum(damaged, tl.where(tl.abs(x) < INFINITY, 0, 1))
     position = tl.min(first, 0)
     status = tl.where(tl.max(damaged, 0) != 0, CHECKSUM, OK)
     status = tl.where(tl.load(dense + sequence) != 0, NEEDS_DENSE, status)

@@ -268,6 +268,7 @@ def launch(given: Ladder) -> None:
         ws.output,
         parts.exact_bound,
         parts.missing,
+        parts.dense,
         EXACT_HEAD,
     )
     (batch, heads, head_dim), kv_heads = q.shape, coded.anchor.shape[1]

@@ -1,0 +1,123 @@
+"""Scores and values so large that sums overflow: no output, and a way to one; kernels in Triton's interpreter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from certkv.fast import Budget, CorruptionError, Naive, NeedsDenseError, PaperPolicy, Status, TieredCache
+from certkv.fast.arithmetic import INTERPRETED, TWIN
+from certkv.fast.passes import kernels, twins
+from certkv.fast.plan import Plan
+from certkv.fast.policies import Policy
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:numpy"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:triton.runtime.interpreter"),
+]
+
+TOKENS, HEADS, HEAD_DIM, BLOCK = (29, 19), 2, 16, 8
+WAYS = {"twin": (twins, TWIN), "kernels": (kernels, INTERPRETED)}
+POLICIES: list[Policy] = [Budget(0.05), Naive(), PaperPolicy()]
+CASES = {
+    # sizes of q, k and v; from 2^25 bits on subtracting 14 is lost in rounding, or makes 16 of it
+    "scores of 2^25 bits": (torch.float16, 2.0**12, 2.0**12, 1.0),
+    "scores of 2^27 bits": (torch.float16, 2.0**13, 2.0**13, 1.0),
+    "values near the end": (torch.bfloat16, 1.0, 1.0, 2.0**120),
+}
+
+
+class Scene:
+    """Two sequences under one plan, the first as large as a case says."""
+
+    def __init__(self, dtype: torch.dtype, q: float, k: float, v: float, policy: Policy, way: str) -> None:
+        draw = torch.Generator().manual_seed(3)
+        large = torch.tensor([1.0, 0.0])[:, None, None, None]
+
+        def drawn(*shape: int, size: float) -> torch.Tensor:
+            x = torch.randn(2, *shape, generator=draw)
+            return (x * (1.0 + (size - 1.0) * large.view(2, *(1 for _ in shape)))).to(dtype)
+
+        self.q = drawn(HEADS, HEAD_DIM, size=q)
+        self.k, self.v = (drawn(TOKENS[0], 1, HEAD_DIM, size=size) for size in (k, v))
+        self.cache = TieredCache(2, 1, HEAD_DIM, 64, dtype, values="int4", block=BLOCK)
+        self.cache.append(self.k, self.v, lengths=TOKENS)
+        passes, model = WAYS[way]
+        self.plan = Plan(self.cache, HEADS, policy, 0.25, torch.float32, splits=2, implementation=(passes(), model))
+
+    def exact(self) -> torch.Tensor:
+        """Attention of the first sequence in float64, [heads, d]."""
+        q, k, v = (x.double() for x in (self.q[0], self.k[0, :, 0], self.v[0, :, 0]))
+        return torch.softmax(0.25 * q @ k.T, -1) @ v
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: type(policy).__name__)
+@pytest.mark.parametrize(("dtype", "q", "k", "v"), CASES.values(), ids=CASES)
+def test_what_overflows_needs_rung_four(
+    dtype: torch.dtype, q: float, k: float, v: float, policy: Policy, way: str
+) -> None:
+    """The other sequence has its output; nothing is called damaged; rung 4 has a bound, and it holds."""
+    scene = Scene(dtype, q, k, v, policy, way)
+    step = scene.plan.run(scene.q, out=scene.plan.step())
+    made = step.certificate
+    if made.status[0, 0] != Status.OK:
+        assert made.status[:, 0].tolist() == [Status.NEEDS_DENSE, Status.OK]
+        assert step.output[0].isnan().all()
+        assert made.bound[0].isinf().all()
+        with pytest.raises(NeedsDenseError, match="sequence 0"):
+            step.check()
+        kept = step.output[1].clone()
+        step.resolve()
+        step.check()
+        assert (made.rung[0] == 4).all()
+        assert torch.equal(step.output[1], kept)
+    assert step.output.isfinite().all()
+    assert made.bound.isfinite().all()
+    # float64 is off by 2^-52 of scores up to 2^27 nats and 16 products, which is 2^-20 of the values, at most
+    assert (
+        (step.output[0] - scene.exact()).norm(dim=-1) <= made.bound[0] + 2.0**-20 * scene.v[0].double().norm()
+    ).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_sums_do_overflow(way: str) -> None:
+    """The cases above are of something: a half of weight 2^16 is infinite, and so is a sum of weights times values."""
+    for case in ("scores of 2^25 bits", "values near the end"):
+        scene = Scene(*CASES[case], Budget(0.05), way)
+        step = scene.plan.run(scene.q, out=scene.plan.step())
+        assert step.certificate.status[:, 0].tolist() == [Status.NEEDS_DENSE, Status.OK]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_infinite_output_is_none(way: str) -> None:
+    """Values of one sign overflow to infinity, not to NaN; torch's own output is as it is, and its bound infinite."""
+    scene = Scene(torch.bfloat16, 1.0, 1.0, 1.0, Budget(0.05), way)
+    scene.cache.reset(0)
+    scene.v[0] = torch.finfo(torch.bfloat16).max
+    scene.cache.append(scene.k, scene.v, lengths=[TOKENS[0], 0])
+    step = scene.plan.run(scene.q, out=scene.plan.step())
+    assert step.certificate.status[:, 0].tolist() == [Status.NEEDS_DENSE, Status.OK]
+    step.resolve()
+    step.check()
+    assert (step.output[0].isfinite().all(-1) | step.certificate.bound[0].isinf()).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_numbers_in_range_that_give_none_are_damaged(way: str) -> None:
+    """An original that is no number, under a policy that reads it; nothing is compared."""
+    scene = Scene(torch.float16, 1.0, 1.0, 1.0, Budget(0.0), way)
+    scene.cache.originals.values[0, 0, 1, 2, 3] = float("nan")
+    step = scene.plan.run(scene.q, out=scene.plan.step())
+    assert step.certificate.status[:, 0].tolist() == [Status.CHECKSUM, Status.OK]
+    with pytest.raises(CorruptionError):
+        step.resolve()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_infinite_output_in_range_is_damage(way: str) -> None:
+    scene = Scene(torch.float16, 1.0, 1.0, 1.0, Naive(), way)
+    scene.cache.pool.value_minimum[scene.cache.pages.pages(0)[1], 0, 3] = float("inf")
+    step = scene.plan.run(scene.q, out=scene.plan.step())
+    assert step.certificate.status[:, 0].tolist() == [Status.CHECKSUM, Status.OK]
