@@ -167,7 +167,7 @@ class Plan(Handled):
             out.certificate.finer.zero_()
             out.certificate.plane_bytes.zero_()
         tiered = isinstance(policy, Budget)
-        use.attend(q, self.coded, cache.resident, self.scale, ws, tiered)
+        use.attend(q, self.coded, cache.resident, self.scale, ws, self.rounding if tiered else None)
         if not tiered:
             use.merge(ws, None)
             self._ladder(q, flags, unit, tolerance, out)
