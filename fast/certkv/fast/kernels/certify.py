@@ -7,6 +7,9 @@
 C, U, D as in `certkv.fast.spectral`; `certkv.fast.certify` has the twin and explains the arguments.
 """
 
+# ruff: noqa: RUF005 (Triton adds tuples, it does not unpack them)
+# mypy: disable-error-code="assignment"
+
 from __future__ import annotations
 
 import math
@@ -52,7 +55,6 @@ from certkv.fast.score_error import ScoreErrors
 LARGEST = tl.constexpr(LARGEST_SIZE)
 ROUNDED = tl.constexpr(DECODING)
 ROTATED = tl.constexpr(TURNING)
-FINER_SCORE = tl.constexpr(FINER_ROUNDING)
 FINER_UP = tl.constexpr((1.0 + FINER_SIZE) * (1.0 + 2.0**-20))
 NOTES = tl.constexpr(len(FINER_VALUE_NOTES))
 AT_LARGEST, AT_DECODED, AT_OPERATOR = (tl.constexpr(x) for x in (LARGEST_RESIDUAL, DECODED, RESIDUAL_OPERATOR))
@@ -69,9 +71,9 @@ def distance_ub(x, y, ADDENDS: tl.constexpr):
 @triton.jit
 def decode_token(
     codes, steps, minima, place, token, channel, mask, R: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
-    BITS: tl.constexpr, GROUP: tl.constexpr, BFLOAT: tl.constexpr,
+    BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr, BFLOAT: tl.constexpr,
 ):  # fmt: skip
-    """Return ``minimum + step code`` of one token of every row, [rows, channels]; 0 where masked."""
+    """Return ``minimum + step (code + OFFSET)`` of one token of every row, [rows, channels]; 0 where masked."""
     code = tl.load(codes + (place * R + token % R)[:, None] * D + channel[None, :], mask=mask, other=0).to(tl.int32)
     if BITS < 8:
         code = (code >> ((token // R) * BITS)[:, None]) & ((1 << BITS) - 1)
@@ -79,7 +81,7 @@ def decode_token(
         at = (place * B + token)[:, None] * ((D + GROUP - 1) // GROUP) + (channel // GROUP)[None, :]
     else:
         at = place[:, None] * D + channel[None, :]
-    return load16(minima + at, mask, BFLOAT) + load16(steps + at, mask, BFLOAT) * code.to(tl.float32)
+    return load16(minima + at, mask, BFLOAT) + load16(steps + at, mask, BFLOAT) * (code.to(tl.float32) + OFFSET)
 
 
 @triton.jit
@@ -121,6 +123,7 @@ def certify_kernel(
     size_factor,
     max_blocks,
     entries,
+    finer_stride,
     H: tl.constexpr,
     G: tl.constexpr,
     B: tl.constexpr,
@@ -130,6 +133,7 @@ def certify_kernel(
     DP: tl.constexpr,
     BITS: tl.constexpr,
     GROUP: tl.constexpr,
+    OFFSET: tl.constexpr,
     TURNED: tl.constexpr,
     FIRST: tl.constexpr,
     N: tl.constexpr,
@@ -137,6 +141,7 @@ def certify_kernel(
     GP: tl.constexpr,
     KEY_LEVELS: tl.constexpr,
     VALUE_LEVELS: tl.constexpr,
+    FINER_SCORE: tl.constexpr,
     charges,
     program=None,
 ):
@@ -171,12 +176,17 @@ def certify_kernel(
         n = tl.load(ratios + tl.load(anchored_codes + here, mask=tokens, other=0).to(tl.int32))
         mu = tl.load(anchor + kv * D + channel, mask=live, other=0.0)[None, :]
         widest_decoded = decoded
-        if VALUE_LEVELS > 0:
-            finer_notes = finer_value_notes + place * NOTES
-            finer_residual = not_negative(load16(finer_notes + AT_LARGEST, valid, True))
-            finer_operator = not_negative(load16(finer_notes + AT_OPERATOR, valid, True))
-            widest_decoded = tl.maximum(decoded, not_negative(load16(finer_notes + AT_DECODED, valid, True)))
-            finer_eta = tl.load(ratios + tl.load(finer_residual_codes + here, mask=tokens, other=0).to(tl.int32))
+        finer_residual = ()
+        finer_operator = ()
+        finer_eta = ()
+        for j in tl.static_range(VALUE_LEVELS):
+            of_level = place * VALUE_LEVELS + j
+            notes = finer_value_notes + of_level * NOTES
+            finer_residual = finer_residual + (not_negative(load16(notes + AT_LARGEST, valid, True)),)
+            finer_operator = finer_operator + (not_negative(load16(notes + AT_OPERATOR, valid, True)),)
+            widest_decoded = tl.maximum(widest_decoded, not_negative(load16(notes + AT_DECODED, valid, True)))
+            code = tl.load(finer_residual_codes + of_level[:, None] * B + column, mask=tokens, other=0)
+            finer_eta = finer_eta + (tl.load(ratios + code.to(tl.int32)),)
         if GROUP > 0:
             coded_size = inflate(widest_decoded * size_factor)
         else:
@@ -214,7 +224,20 @@ def certify_kernel(
                 d1, d2, d_top, d_rest = sums(tl.where(apart, 0.0, beta), column, B)
                 e1, e2, e_top, e_rest = sums(tl.where(apart, 0.0, a), column, B)
                 value = decode_token(
-                    value_codes, value_step, value_minimum, place, h, channel, channels, R, B, D, BITS, GROUP, BFLOAT
+                    value_codes,
+                    value_step,
+                    value_minimum,
+                    place,
+                    h,
+                    channel,
+                    channels,
+                    R,
+                    B,
+                    D,
+                    BITS,
+                    GROUP,
+                    OFFSET,
+                    BFLOAT,
                 )
                 if TURNED:
                     # distances are the same in both bases
@@ -234,10 +257,13 @@ def certify_kernel(
                 if KEY_LEVELS > 0:
                     of_planes = (original_relative + FINER_SCORE) * FINER_UP * sizes + original_constant
                     of_planes = tl.where(sizes <= LARGEST, inflate(of_planes), INFINITY)
-                    near_delta = not_negative(tl.load(finer_delta + to, mask=valid, other=0.0))
-                    near_omega = not_negative(tl.load(finer_omega + to, mask=valid, other=0.0))
-                    refined_keys = coded_keys & (((level >> KEY_SHIFT) & PLANES) != 0)
-                    eps = tl.where(refined_keys, of_planes, eps)
+                    planes = (level >> KEY_SHIFT) & PLANES
+                    eps = tl.where(coded_keys & (planes != 0), of_planes, eps)
+                for j in tl.static_range(KEY_LEVELS):
+                    finer_to = to + j * finer_stride
+                    near_delta = not_negative(tl.load(finer_delta + finer_to, mask=valid, other=0.0))
+                    near_omega = not_negative(tl.load(finer_omega + finer_to, mask=valid, other=0.0))
+                    refined_keys = coded_keys & (planes == j + 1)
                     pure_delta = tl.where(refined_keys, near_delta, pure_delta)
                     pure_omega = tl.where(refined_keys, near_omega, pure_omega)
                     foreseen = key_term(
@@ -247,8 +273,8 @@ def certify_kernel(
                     near_delta = inflate(near_delta + of_planes)
                     near_omega = inflate(near_omega + root_block * of_planes)
                     foreseen_weight = weight_lb(a1, a2, a_top, a_rest, least, near_delta, near_omega)
-                    tl.store(finer_key_out + to, tl.where(valid, foreseen, 0.0), mask=inside)
-                    tl.store(finer_weight_out + to, tl.where(valid, foreseen_weight, 0.0), mask=inside)
+                    tl.store(finer_key_out + finer_to, tl.where(valid, foreseen, 0.0), mask=inside)
+                    tl.store(finer_weight_out + finer_to, tl.where(valid, foreseen_weight, 0.0), mask=inside)
                 all_delta, all_omega = inflate(pure_delta + eps), inflate(pure_omega + root_block * eps)
 
                 key = key_term(
@@ -260,11 +286,11 @@ def certify_kernel(
                     anchored, anchored_operator, gamma, a_h, distance, radius, pure_delta, pure_omega,
                 )  # fmt: skip
                 of_values = value_term(u1, u2, u_top, u_rest, residual, residual_operator)
-                if VALUE_LEVELS > 0:
-                    f1, f2, f_top, f_rest = sums(a * finer_eta, column, B)
-                    of_finer = value_term(f1, f2, f_top, f_rest, finer_residual, finer_operator)
-                    of_values = tl.where(((level >> VALUE_SHIFT) & PLANES) != 0, of_finer, of_values)
-                    tl.store(finer_value_out + to, tl.where(valid, of_finer, 0.0), mask=inside)
+                for j in tl.static_range(VALUE_LEVELS):
+                    f1, f2, f_top, f_rest = sums(a * finer_eta[j], column, B)
+                    of_finer = value_term(f1, f2, f_top, f_rest, finer_residual[j], finer_operator[j])
+                    of_values = tl.where(((level >> VALUE_SHIFT) & PLANES) == j + 1, of_finer, of_values)
+                    tl.store(finer_value_out + to + j * finer_stride, tl.where(valid, of_finer, 0.0), mask=inside)
                 of_values = tl.where(coded_values, of_values, 0.0)
                 weight = weight_lb(a1, a2, a_top, a_rest, least, all_delta, all_omega)
                 used = tl.where(coded_values, coded_size, norm)
@@ -295,7 +321,7 @@ def work(
     active: torch.Tensor,
     finer: Finer | None = None,
 ) -> Work:
-    """Return what to launch; arguments as those of the twin, contiguous. Formats have one plane at most."""
+    """Return what to launch; arguments as those of the twin, contiguous."""
     pool, (batch, heads, head_dim) = coded.pool, seen.output.shape
     kv_heads, max_blocks = coded.anchor.shape[1], coded.page_table.shape[1]
     group = coded.value_group
@@ -330,6 +356,7 @@ def work(
             group_factor(group) if group else largest,
             max_blocks,
             out.partial.shape[2],
+            out.mass.numel(),
         ),
         {
             "H": kv_heads,
@@ -341,6 +368,7 @@ def work(
             "DP": triton.next_power_of_2(head_dim),
             "BITS": coded.value_bits,
             "GROUP": group,
+            "OFFSET": coded.value_offset,
             "TURNED": coded.values_rotated,
             "FIRST": coded.first,
             "N": CHUNK,
@@ -348,6 +376,7 @@ def work(
             "GP": triton.next_power_of_2(heads // kv_heads),
             "KEY_LEVELS": levels[0],
             "VALUE_LEVELS": levels[1],
+            "FINER_SCORE": FINER_ROUNDING + (TURNING if coded.keys_rotated else 0.0),
         },
         {
             "charges": (
@@ -373,5 +402,5 @@ def certify(
     active: torch.Tensor,
     finer: Finer | None = None,
 ) -> None:
-    """Launch; arguments as those of the twin, contiguous. Formats have one plane at most."""
+    """Launch; arguments as those of the twin, contiguous."""
     work(seen, coded, errors, charges, out, active, finer).launch(4)

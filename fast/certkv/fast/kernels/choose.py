@@ -6,6 +6,8 @@
 The threshold is found by bisection over bit patterns, without sorting. A second kernel lists the chosen blocks of every
 KV head. `certkv.fast.totals` and `certkv.fast.choose` have the twins and explain the arguments.
 """
+# ruff: noqa: RUF005 (Triton adds tuples, it does not unpack them)
+# mypy: disable-error-code="assignment"
 
 from __future__ import annotations
 
@@ -77,11 +79,24 @@ def head_totals(
 
 @triton.jit
 def at_price(near, whole, cost, price):
-    """Level of every item of one side at a price, and its gain: 1 its plane, 2 the original, whose cost is 1."""
-    first, second = near - price * cost, whole - price
-    some = first > 0.0
-    take = second > tl.where(some, first, 0.0)
-    return tl.where(take, 2, some.to(tl.int32)), tl.where(take, whole, tl.where(some, near, 0.0))
+    """Level of every item of one side at a price, and its gain: its planes, then the original, whose cost is 1."""
+    level = tl.zeros(whole.shape, tl.int32)
+    best = tl.zeros(whole.shape, tl.float32)
+    gained = tl.zeros(whole.shape, tl.float32)
+    for j in tl.static_range(len(near)):
+        left = near[j] - price * cost[j]
+        better = left > best
+        best = tl.where(better, left, best)
+        level = tl.where(better, j + 1, level)
+        gained = tl.where(better, near[j], gained)
+    take = whole - price > best
+    return tl.where(take, len(near) + 1, level), tl.where(take, whole, gained)
+
+
+@triton.jit
+def level_gain(whole, rest, wanted):
+    """Return what a level takes off: nothing where it is not wanted, or what it leaves or takes off is infinite."""
+    return tl.where(wanted & (whole < INFINITY) & (rest < INFINITY), tl.maximum(whole - rest, 0.0), 0.0)
 
 
 @triton.jit
@@ -138,8 +153,9 @@ def choose_kernel(
     most,
     max_blocks,
     entries,
-    key_price,
-    value_price,
+    finer_stride,
+    key_prices,
+    value_prices,
     UNIT: tl.constexpr,
     D: tl.constexpr,
     DP: tl.constexpr,
@@ -200,26 +216,37 @@ def choose_kernel(
             finite_k, finite_v = tl.where(infinite_k, 0.0, gain_k), tl.where(infinite_v, 0.0, gain_v)
             unbounded = tl.sum(infinite_k.to(tl.int32), 0) + tl.sum(infinite_v.to(tl.int32), 0)
             if KEY_LEVELS + VALUE_LEVELS > 0:
-                near_k, near_v = tl.zeros((N,), tl.float32), tl.zeros((N,), tl.float32)
-                if KEY_LEVELS > 0:
+                # by level what it takes off, and the planes that are still to be read
+                near_k = ()
+                cost_k = ()
+                price = tl.zeros((N,), tl.float32)
+                for j in tl.static_range(KEY_LEVELS):
+                    here = to + j * finer_stride
                     back = tl.load(mass + to, mask=inside, other=0.0)
-                    back -= tl.load(finer_weight + to, mask=inside, other=0.0)
+                    back -= tl.load(finer_weight + here, mask=inside, other=0.0)
                     back = tl.where(back == back, back, INFINITY)
-                    rest = known(tl.load(finer_key + to, mask=inside, other=0.0) + limit * tl.maximum(back, 0.0))
-                    wanted = ((level & 1) == 0) & (((level >> KEY_SHIFT) & PLANES) == 0) & (rest < INFINITY)
-                    near_k = tl.where(wanted & ~infinite_k, tl.maximum(gain_k - rest, 0.0), 0.0)
-                if VALUE_LEVELS > 0:
-                    rest = known(tl.load(finer_value + to, mask=inside, other=0.0))
-                    wanted = ((level & 2) == 0) & (((level >> VALUE_SHIFT) & PLANES) == 0) & (rest < INFINITY)
-                    near_v = tl.where(wanted & ~infinite_v, tl.maximum(gain_v - rest, 0.0), 0.0)
-                level_k, level_v, enough = cheapest(near_k, finite_k, key_price, near_v, finite_v, value_price, need)
+                    rest = known(tl.load(finer_key + here, mask=inside, other=0.0) + limit * tl.maximum(back, 0.0))
+                    wanted = ((level & 1) == 0) & (((level >> KEY_SHIFT) & PLANES) <= j)
+                    price += tl.where(wanted, key_prices[j], 0.0)
+                    near_k = near_k + (level_gain(gain_k, rest, wanted),)
+                    cost_k = cost_k + (price,)
+                near_v = ()
+                cost_v = ()
+                price = tl.zeros((N,), tl.float32)
+                for j in tl.static_range(VALUE_LEVELS):
+                    rest = known(tl.load(finer_value + to + j * finer_stride, mask=inside, other=0.0))
+                    wanted = ((level & 2) == 0) & (((level >> VALUE_SHIFT) & PLANES) <= j)
+                    price += tl.where(wanted, value_prices[j], 0.0)
+                    near_v = near_v + (level_gain(gain_v, rest, wanted),)
+                    cost_v = cost_v + (price,)
+                level_k, level_v, enough = cheapest(near_k, finite_k, cost_k, near_v, finite_v, cost_v, need)
                 enough |= unbounded > 0
-                level_k = tl.where(unbounded > 0, infinite_k.to(tl.int32) * 2, level_k)
-                level_v = tl.where(unbounded > 0, infinite_v.to(tl.int32) * 2, level_v)
+                level_k = tl.where(unbounded > 0, infinite_k.to(tl.int32) * (KEY_LEVELS + 1), level_k)
+                level_v = tl.where(unbounded > 0, infinite_v.to(tl.int32) * (VALUE_LEVELS + 1), level_v)
                 items = tl.sum((level_k > 0).to(tl.int32) + (level_v > 0).to(tl.int32), 0)
                 refined = enough & (items > 0) & (items <= most)
-                marks = (level_k >> 1) | ((level_k & 1) << KEY_SHIFT)
-                marks |= (level_v & 2) | ((level_v & 1) << VALUE_SHIFT)
+                marks = tl.where(level_k > KEY_LEVELS, 1, level_k << KEY_SHIFT)
+                marks |= tl.where(level_v > VALUE_LEVELS, 2, level_v << VALUE_SHIFT)
                 tl.store(chosen + to, tl.where(refined, marks, 0).to(tl.uint8), mask=inside)
                 tl.store(action + row, tl.where(refined, REFINED, GIVEN_UP).to(tl.uint8))
             else:
@@ -286,7 +313,7 @@ def work(
     out: Choice,
     prices: Prices | None = None,
 ) -> Work:
-    """Return what to launch; arguments as those of the twin, contiguous. Formats have one plane at most."""
+    """Return what to launch; arguments as those of the twin, contiguous."""
     batch, heads, max_blocks = levels.shape
     head_dim, entries = output.shape[-1], terms.partial.shape[2]
     sides: tuple[tuple[float, ...], ...] = ((), ()) if prices is None else (prices.keys, prices.values)
@@ -309,7 +336,8 @@ def work(
             most,
             max_blocks,
             entries,
-            *(costs[0] if costs else 1.0 for costs in sides),
+            terms.mass.numel(),
+            *(costs or (1.0,) for costs in sides),
         ),
         {
             "UNIT": UNITS.index(unit),
@@ -354,7 +382,7 @@ def choose(
     out: Choice,
     prices: Prices | None = None,
 ) -> None:
-    """Launch; arguments as those of the twin, contiguous. Formats have one plane at most."""
+    """Launch; arguments as those of the twin, contiguous."""
     warps = warps_for(levels.shape[-1])
     work(terms, levels, output, charges, unit, tolerance, rounds_left, most, found, out, prices).launch(warps)
     work_compact(out).launch(warps)

@@ -16,13 +16,14 @@ from certkv.fast.choose import EXACT_HEAD, Choice
 from certkv.fast.coded import Coded
 from certkv.fast.kernels.checksum import LANES, OWNER_WEIGHT, WARPS, patterns, records
 from certkv.fast.kernels.work import Work, place_of
-from certkv.fast.levels import SHIFT
+from certkv.fast.levels import MOST_PLANES, SHIFT
 from certkv.fast.planes import Planes
 
 BLOCKS = 1024
 """Blocks that are looked at at once."""
 
 PLANES, VALUE_PLANES = (tl.constexpr(x) for x in SHIFT)
+MOST = tl.constexpr(MOST_PLANES)
 OK = tl.constexpr(int(Status.OK))
 GIVEN_UP = tl.constexpr(EXACT_HEAD)
 
@@ -73,42 +74,50 @@ def verify_kernel(
 
 
 @triton.jit
+def count_plane(levels, max_blocks, plane, BIT: tl.constexpr, AT: tl.constexpr, N: tl.constexpr):
+    """Count the blocks of which a head has read a plane, and those that it uses at that level."""
+    read = tl.zeros((N,), tl.int32)
+    used = tl.zeros((N,), tl.int32)
+    for start in range(0, max_blocks, N):
+        block = start + tl.arange(0, N)
+        byte = tl.load(levels + block, mask=block < max_blocks, other=0).to(tl.int32)
+        planes = (byte >> AT) & MOST
+        read += (planes >= plane).to(tl.int32)
+        used += ((planes == plane) & ((byte & BIT) == 0)).to(tl.int32)
+    return tl.sum(read, 0), tl.sum(used, 0)
+
+
+@triton.jit
 def finish_levels_kernel(
-    levels, action, status, rung, finer, plane_bytes, host_bytes, key_bytes, value_bytes, max_blocks,
-    COUNT: tl.constexpr, HOST: tl.constexpr, N: tl.constexpr, program=None,
+    levels, action, status, rung, finer, plane_bytes, host_bytes, max_blocks, KEY_BYTES: tl.constexpr,
+    VALUE_BYTES: tl.constexpr, COUNT: tl.constexpr, HOST: tl.constexpr, N: tl.constexpr, program=None,
 ):  # fmt: skip
-    """Add what a head of all sequences' heads has read of one plane of either side."""
+    """Add what a head of all sequences' heads has read of the planes of either side."""
     row = place_of(program)[0].to(tl.int64)
     total = tl.full((), 0, tl.int64)
     if tl.load(status + row) == OK:
-        used_keys = tl.zeros((N,), tl.int32)
-        used_values = tl.zeros((N,), tl.int32)
-        read_keys = tl.zeros((N,), tl.int32)
-        read_values = tl.zeros((N,), tl.int32)
-        for start in range(0, max_blocks, N):
-            block = start + tl.arange(0, N)
-            byte = tl.load(levels + row * max_blocks + block, mask=block < max_blocks, other=0).to(tl.int32)
-            keys, values = (byte >> PLANES) & 1, (byte >> VALUE_PLANES) & 1
-            read_keys += keys
-            read_values += values
-            used_keys += tl.where((byte & 1) != 0, 0, keys)
-            used_values += tl.where((byte & 2) != 0, 0, values)
-        keys, values = tl.sum(read_keys, 0), tl.sum(read_values, 0)
-        total += keys.to(tl.int64) * key_bytes + values.to(tl.int64) * value_bytes
-        taken = tl.where(values > 0, 2, tl.where(keys > 0, 1, 0))
-        tl.store(rung + row, tl.maximum(tl.load(rung + row), taken))
         exact = tl.load(action + row) == GIVEN_UP
-        tl.store(finer + row * (2 * COUNT), tl.where(exact, 0, tl.sum(used_keys, 0)))
-        tl.store(finer + row * (2 * COUNT) + COUNT, tl.where(exact, 0, tl.sum(used_values, 0)))
+        taken = tl.full((), 0, tl.int32)
+        for j in tl.static_range(len(KEY_BYTES)):
+            read, used = count_plane(levels + row * max_blocks, max_blocks, j + 1, 1, PLANES, N)
+            total += read.to(tl.int64) * KEY_BYTES[j]
+            taken = tl.where(read > 0, 1, taken)
+            tl.store(finer + row * (2 * COUNT) + j, tl.where(exact, 0, used))
+        for j in tl.static_range(len(VALUE_BYTES)):
+            read, used = count_plane(levels + row * max_blocks, max_blocks, j + 1, 2, VALUE_PLANES, N)
+            total += read.to(tl.int64) * VALUE_BYTES[j]
+            taken = tl.where(read > 0, 2, taken)
+            tl.store(finer + row * (2 * COUNT) + COUNT + j, tl.where(exact, 0, used))
+        tl.store(rung + row, tl.maximum(tl.load(rung + row), taken))
     tl.store(plane_bytes + row, total)
     if HOST:
         tl.store(host_bytes + row, tl.load(host_bytes + row) + total)
 
 
 def work_levels(levels: torch.Tensor, choice: Choice, held: Planes, certificate: Certificate) -> Work:
-    """Return what to launch; see `certkv.fast.finish.finish_levels_twin`. Formats have one plane at most."""
+    """Return what to launch; see `certkv.fast.finish.finish_levels_twin`."""
     batch, heads, max_blocks = levels.shape
-    key_bytes, value_bytes = (side[0] if side else 0 for side in held.block_bytes)
+    key_bytes, value_bytes = held.block_bytes
     return Work(
         finish_levels_kernel,
         (batch * heads, 1, 1),
@@ -120,11 +129,11 @@ def work_levels(levels: torch.Tensor, choice: Choice, held: Planes, certificate:
             certificate.finer,
             certificate.plane_bytes,
             certificate.host_bytes,
-            key_bytes,
-            value_bytes,
             max_blocks,
         ),
         {
+            "KEY_BYTES": key_bytes,
+            "VALUE_BYTES": value_bytes,
             "COUNT": certificate.finer.shape[-1],
             "HOST": held.place == "host",
             "N": min(BLOCKS, triton.next_power_of_2(max_blocks)),
@@ -134,7 +143,7 @@ def work_levels(levels: torch.Tensor, choice: Choice, held: Planes, certificate:
 
 
 def finish_levels(levels: torch.Tensor, choice: Choice, held: Planes, certificate: Certificate) -> None:
-    """Launch; see `certkv.fast.finish.finish_levels_twin`. Formats have one plane at most."""
+    """Launch; see `certkv.fast.finish.finish_levels_twin`."""
     work_levels(levels, choice, held, certificate).launch(4)
 
 

@@ -19,13 +19,12 @@ from certkv.fast.finer_errors import FinerErrors
 from certkv.fast.kernels.outward_fp32 import INFINITY, LOST, inflate, known, load16, not_negative, root_of_squares
 from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.outward_fp32 import above
-from certkv.fast.score_error import ScoreErrors, root_floor
+from certkv.fast.score_error import LARGEST_CODE, ScoreErrors, root_floor
 
 BLOCKS = 16
 """Blocks of a program."""
 
 OPERAND = tl.constexpr(LARGEST_OPERAND)
-CODE = tl.constexpr(255.0)
 
 
 @triton.jit
@@ -54,10 +53,14 @@ def score_error_kernel(
     GROUPED: tl.constexpr,
     BFLOAT: tl.constexpr,
     QUERY: tl.constexpr,
+    LEVELS: tl.constexpr,
+    BATCH: tl.constexpr,
+    CODE: tl.constexpr,
     program=None,
 ):
-    """N blocks of a KV head of a sequence."""
-    chunk, head, sequence = place_of(program)
+    """N blocks of a KV head of a sequence; of the levels above the base, one after another's sequences."""
+    chunk, head, place_deep = place_of(program)
+    level, sequence = place_deep // BATCH, place_deep % BATCH
     block = chunk * N + tl.arange(0, N)
     inside = block < max_blocks
     valid = inside & (block >= FIRST) & (block < tl.load(lengths + sequence) // B)
@@ -66,9 +69,10 @@ def score_error_kernel(
     channel = tl.arange(0, DP)
     live = channel < D
     mask = valid[:, None] & live[None, :]
-    z = not_negative(load16(key_notes + place * 4, valid, True))
-    y = not_negative(load16(key_notes + place * 4 + 1, valid, True))
-    x = not_negative(load16(key_notes + place * 4 + 2, valid, True))
+    notes = key_notes + (place * LEVELS + level) * 4
+    z = not_negative(load16(notes, valid, True))
+    y = not_negative(load16(notes + 1, valid, True))
+    x = not_negative(load16(notes + 2, valid, True))
     if GROUPED:
         step = tl.where(mask, 1.0, 0.0)
         operand = known(tl.load(key_sizes + place * 2, mask=valid, other=0.0) + y)
@@ -99,7 +103,7 @@ def score_error_kernel(
         norm = known(scale * (l2 * x))
         total = tl.where(fits, known(scale * sizes), INFINITY)
         tiny = tl.where(some, LOST, 0.0)
-        to = row.to(tl.int64) * max_blocks + block
+        to = (level * BATCH * (H * G) + row).to(tl.int64) * max_blocks + block
         largest = tl.where(largest == 0.0, tiny, inflate(largest))
         norm = tl.where(norm == 0.0, tiny, inflate(norm))
         tl.store(delta + to, tl.where(valid, largest, INFINITY), mask=inside)
@@ -140,21 +144,29 @@ def work(q: torch.Tensor, coded: Coded, scale: float, floor: float, out: ScoreEr
             "GROUPED": coded.key_group > 0,
             "BFLOAT": pool.key_step.dtype == torch.bfloat16,
             "QUERY": query,
+            "LEVELS": 1,
+            "BATCH": batch,
+            # a divided format's numbers are within its largest code and one more
+            "CODE": 2.0**coded.key_bits if coded.key_offset else LARGEST_CODE,
         },
         {},
     )
 
 
 def finer_work(q: torch.Tensor, coded: Coded, scale: float, out: FinerErrors) -> Work:
-    """Return what to launch for the one level above the base, from its notes; no places where there is none."""
-    made = work(q, coded, scale, 0.0, ScoreErrors(*out))
+    """Return what to launch for the levels above the base, from their notes; no places where there are none."""
+    made, levels = work(q, coded, scale, 0.0, ScoreErrors(*out)), len(out.delta)
     notes = coded.pool.finer_key_notes.view(torch.int16)
-    grid = made.grid if out.delta.numel() else (0, 0, 0)
-    return made._replace(grid=grid, arguments=(*made.arguments[:3], notes, *made.arguments[4:]))
+    blocks, heads, batch = made.grid
+    return made._replace(
+        grid=(blocks, heads, batch * levels) if levels else (0, 0, 0),
+        arguments=(*made.arguments[:3], notes, *made.arguments[4:]),
+        constants=made.constants | {"LEVELS": max(1, levels)},
+    )
 
 
 def finer_score_error(q: torch.Tensor, coded: Coded, scale: float, out: FinerErrors) -> None:
-    """Launch for the one level above the base; arguments as those of the twin, contiguous."""
+    """Launch for the levels above the base; arguments as those of the twin, contiguous."""
     if out.delta.numel():
         finer_work(q, coded, scale, out).launch(4)
 

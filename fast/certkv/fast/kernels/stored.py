@@ -6,6 +6,7 @@ is multiplied with a step (11 bits) exactly; see `certkv.fast.formats.planar`. N
 the caller's.
 """
 # ruff: noqa: RUF005 (Triton adds tuples)
+# mypy: disable-error-code="assignment"
 
 from __future__ import annotations
 
