@@ -9,13 +9,12 @@ import numpy as np
 import torch
 
 from certkv.fast.annotate import key_size_ub
-from certkv.fast.certify import Pass, Terms
+from certkv.fast.certify import Pass
 from certkv.fast.charges import Charges, ScoreCharge
 from certkv.fast.coded import Coded
 from certkv.fast.formats import KEY_FORMATS, Encoded
 from certkv.fast.pool import KEY_NOTES, KEYS, VALUE_NOTES, Pool, allocate
 from certkv.fast.resident_terms import ResidentPass
-from certkv.fast.score_error import ScoreErrors, score_error
 from certkv.reference.bounds import kernel_arithmetic as model_of
 from certkv.reference.bounds.kernel_model import KernelModel
 from certkv.reference.cache import Cache
@@ -284,20 +283,6 @@ def run_pass(scene: Scene, promoted: np.ndarray | None = None) -> Executed:
         ResidentPass(scene.q_torch, keys, values_, resident_weights, resident_reference, m, l, output),
         seen,
     )
-
-
-def score_errors(scene: Scene) -> ScoreErrors:
-    """Run the twin."""
-    batch, heads, _ = scene.q.shape
-    shape = (batch, heads, scene.coded.page_table.shape[1])
-    out = ScoreErrors(*(torch.full(shape, torch.nan) for _ in range(3)))
-    score_error(scene.q_torch, scene.coded, scene.scale, 2.0**-14, out)
-    return out
-
-
-def blank_terms(scene: Scene) -> Terms:
-    batch, heads, _ = scene.q.shape
-    return Terms.empty(batch, heads, scene.coded.page_table.shape[1])
 
 
 def everyone(scene: Scene) -> torch.Tensor:

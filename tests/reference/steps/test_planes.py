@@ -25,7 +25,6 @@ FORMATS = [
     ("int8+4", "int4-g32+4"), ("int4+4", "int4-g32+4"), ("int8", "int4-g32+4"), ("int4+4", "int8-g64"),
     ("oscar+2+4", "oscar+2+4"), ("int8+4", "int4+4"), ("dense", "oscar+2+4"), ("oscar+2+4", "int8+4"),
 ]  # fmt: skip
-POLICIES: list[Policy] = [Budget(0.1), Budget(0.02), Budget(0.004, "output"), Naive(), PaperPolicy()]
 FLOAT64 = np.dtype(np.float64)
 
 

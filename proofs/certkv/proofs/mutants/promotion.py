@@ -118,9 +118,6 @@ def stale_slot() -> AbstractContextManager[None]:
     return patched((Scratch, "lookup", lookup))
 
 
-REAL_READ = HostTier.read
-
-
 def first_block_instead() -> AbstractContextManager[None]:
     """Read the first block where one is missing."""
 
