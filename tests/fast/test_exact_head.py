@@ -41,14 +41,19 @@ def moved(s: Scene) -> torch.Tensor:
     return torch.zeros(s.cache.batch, dtype=torch.int64)
 
 
-def with_twin(s: Scene, out: Workspace) -> None:
-    exact_head_twin(s.q, s.coded, s.cache.resident, s.cache.originals, s.cache.scratch, moved(s), s.scale, out)
+def with_twin(s: Scene, out: Workspace) -> torch.Tensor:
+    """Return the bytes moved."""
+    found = moved(s)
+    exact_head_twin(s.q, s.coded, s.cache.resident, s.cache.originals, s.cache.scratch, found, s.scale, out)
     merge_twin(out, out.flags)
+    return found
 
 
-def with_kernel(s: Scene, out: Workspace) -> None:
-    launch(s.q, s.coded, s.cache.resident, s.cache.originals, s.cache.scratch, moved(s), s.scale, out)
+def with_kernel(s: Scene, out: Workspace) -> torch.Tensor:
+    found = moved(s)
+    launch(s.q, s.coded, s.cache.resident, s.cache.originals, s.cache.scratch, found, s.scale, out)
     launch_merge(out, out.flags)
+    return found
 
 
 WAYS = [
@@ -114,6 +119,26 @@ def test_originals_that_are_missing_give_no_number(way: Any, model: Arithmetic) 
     way(s, out)
     assert out.output[0].isnan().all()
     assert out.output[1].isfinite().all()
+
+
+@pytest.mark.parametrize(("way", "model"), WAYS)
+@pytest.mark.parametrize("name", SCENES)
+def test_a_pinned_block_is_read_where_it_lies(name: str, way: Any, model: Arithmetic) -> None:
+    """The same bits from the resident copy alone, and what is moved is what certificates count: all other blocks."""
+    outputs, bytes_moved = [], []
+    for pinned in (0, 1):
+        s = scene(**SCENES[name], pinned=pinned)
+        if pinned and max(s.cache.tokens) >= s.cache.block:
+            s.cache.originals.keys[:, :, 0] = s.cache.originals.values[:, :, 0] = float("nan")
+        out = s.workspace()
+        out.flags[:] = 1
+        bytes_moved.append(way(s, out))
+        outputs.append(out.output)
+    assert torch.equal(*outputs)
+    size = 2 * s.cache.kv_heads * s.cache.originals.host_block_bytes
+    assert size > 0
+    blocks = [tokens // s.cache.block for tokens in s.cache.tokens]
+    assert [x.tolist() for x in bytes_moved] == [[size * n for n in blocks], [size * max(0, n - 1) for n in blocks]]
 
 
 def test_dispatch_on_a_cpu_is_the_twin() -> None:

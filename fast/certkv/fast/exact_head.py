@@ -12,7 +12,7 @@ from certkv.fast.attend import softmax_tiles, store_split
 from certkv.fast.coded import Coded, grouped
 from certkv.fast.host import Originals
 from certkv.fast.merge import merge
-from certkv.fast.resident import TAIL, Resident
+from certkv.fast.resident import FIRST, TAIL, Resident
 from certkv.fast.scratch import Scratch
 from certkv.fast.workspace import Workspace
 
@@ -35,7 +35,7 @@ def exact_head(
     coded : Coded
         For lengths and shapes; codes are not read.
     resident : Resident
-        For the tail.
+        For the tail, and the first block where it is pinned.
     originals : Originals
         Of full blocks: on q's device, or pinned in host memory.
     scratch : Scratch
@@ -76,16 +76,22 @@ def exact_head_twin(
         if not flagged.any():
             continue
         blocks = tokens // block
-        away = 2 * blocks - (scratch.table[s, :, :blocks] >= 0).sum((1, 2)) if scratch.slots else 2 * blocks
+        pinned = min(coded.first, blocks)
+        away = torch.full((heads,), 2 * (blocks - pinned), device=q.device)
+        if scratch.slots:
+            away -= (scratch.table[s, :, pinned:blocks] >= 0).sum((1, 2))
         moved[s] += (flagged.any(-1) * away).sum() * originals.host_block_bytes
         for split in range(out.splits + 1):
             first, last = (blocks * i // out.splits for i in (split, split + 1))
             at = torch.arange(first, last, device=q.device)
-            sides = (
-                (_blocks(x, scratch, s, at, side) for side, x in enumerate((originals.keys, originals.values)))
-                if split < out.splits
-                else (x[s, :, TAIL, None, : tokens % block] for x in (resident.keys, resident.values))
-            )
+            held = resident.keys[s], resident.values[s]
+            if split == out.splits:
+                sides = [x[:, TAIL, None, : tokens % block] for x in held]
+            else:
+                stores = originals.keys, originals.values
+                sides = [_blocks(x, scratch, s, at[at >= pinned], side) for side, x in enumerate(stores)]
+                if first < min(pinned, last):
+                    sides = [torch.cat([x[:, FIRST, None], y], 1) for x, y in zip(held, sides, strict=True)]
             k, v = (x.to(torch.float32) for x in sides)
             _, m, state = softmax_tiles(query[s], k, v, constant)
             store_split(parts, s, split, m, state, flagged)

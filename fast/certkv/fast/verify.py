@@ -258,7 +258,7 @@ def originals_read(coded: Coded, read: Read, kv_heads: int) -> tuple[torch.Tenso
     levels = grouped(read.levels, kv_heads)
     unit = torch.arange(levels.shape[-1], device=levels.device)
     full = (unit < (coded.lengths // coded.block)[:, None])[:, None]
-    exact = full & (grouped(read.action, kv_heads) == EXACT_HEAD).any(2)[..., None] & read.exact
+    exact = full & (unit >= coded.first) & (grouped(read.action, kv_heads) == EXACT_HEAD).any(2)[..., None] & read.exact
     return ((levels & KEYS) != 0).any(2) | exact, ((levels & VALUES) != 0).any(2) | exact
 
 

@@ -2,10 +2,11 @@
 
     x_t = c q . k_t      m' = max(m, max_t x_t - 14)      P_t = fp16(2^(x_t - m'))      o = o 2^(m - m') + sum_t P_t V_t
 
-Blocks are read from scratch where they are resident, else where the originals are, in device memory or through the
-pointer of pinned host memory; the tail is read from its resident slot. A program whose query heads are all unflagged
-leaves at once; the heads of a group that are not flagged are computed along and not stored. It is one kernel with
-scratch and without, so that both give the same bits. The twin is `certkv.fast.exact_head.exact_head_twin`.
+The tail, and the first block where it is pinned, are read from their resident slots; other blocks from scratch where
+it holds them, else where the originals are, in device memory or through the pointer of pinned host memory. A program
+whose query heads are all unflagged leaves at once; the heads of a group that are not flagged are computed along and not
+stored. It is one kernel with scratch and without, so that both give the same bits. The twin is
+`certkv.fast.exact_head.exact_head_twin`.
 """
 # ruff: noqa: E741 (l is the softmax state's name)
 # mypy: disable-error-code="assignment"
@@ -55,6 +56,7 @@ def exact_head_kernel(
     VC: tl.constexpr,
     B: tl.constexpr,
     RP: tl.constexpr,
+    PINNED: tl.constexpr,
     BFLOAT: tl.constexpr,
     BIAS: tl.constexpr,
     INTERPRET: tl.constexpr,
@@ -108,7 +110,13 @@ def exact_head_kernel(
                 value_slot = tl.load(table + which * 2 + 1, mask=slots > 0, other=-1).to(tl.int64)
                 key_at = tl.where(key_slot >= 0, pool + key_slot * (B * D), keys + which * (B * D))
                 value_at = tl.where(value_slot >= 0, pool + value_slot * (B * D), values + which * (B * D))
-                fetched += tl.where(key_slot < 0, 1, 0) + tl.where(value_slot < 0, 1, 0)
+                away = tl.where(key_slot < 0, 1, 0) + tl.where(value_slot < 0, 1, 0)
+                if PINNED:
+                    held = row * 2 * (B * D)
+                    key_at = tl.where(block < PINNED, resident_keys + held, key_at)
+                    value_at = tl.where(block < PINNED, resident_values + held, value_at)
+                    away = tl.where(block < PINNED, 0, away)
+                fetched += away
                 _, m, l, o = exact_block(
                     key_at, value_at, 0, B, query, c, m, l, o, G, GP, D, VC, B, RP, BFLOAT, BIAS, INTERPRET
                 )
@@ -157,6 +165,7 @@ def work(
         {
             "H": shape.kv_heads,
             **shape.constants(),
+            "PINNED": coded.first,
             "BFLOAT": originals.keys.dtype == torch.bfloat16,
             "BIAS": BIAS,
             "INTERPRET": triton.knobs.runtime.interpret,

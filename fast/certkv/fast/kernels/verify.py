@@ -103,6 +103,7 @@ def verify_kernel(
     H: tl.constexpr,
     G: tl.constexpr,
     B: tl.constexpr,
+    FIRST: tl.constexpr,
     EXACT: tl.constexpr,
     BLOCK_BYTES: tl.constexpr,
     SLOTS: tl.constexpr,
@@ -135,7 +136,8 @@ def verify_kernel(
         for g in tl.static_range(G):
             level |= tl.load(levels + (kv * G + g) * max_blocks + unit).to(tl.int32)
             if EXACT:
-                level |= tl.where(tl.load(action + kv * G + g) == GIVEN_UP, 3, 0)
+                # of a block that is pinned the resident copy is read
+                level |= tl.where((tl.load(action + kv * G + g) == GIVEN_UP) & (unit >= FIRST), 3, 0)
         level = tl.where(tl.load(present + at) != 0, level, 0)
         if (level & 1) != 0:
             total = original(keys, scratch, slots, at, at * 2, BLOCK_BYTES, SLOTS, N)
@@ -285,6 +287,7 @@ def verify(
         H=heads,
         G=read.levels.shape[1] // heads,
         B=coded.block,
+        FIRST=coded.first,
         EXACT=read.exact,
         BLOCK_BYTES=originals.block_bytes,
         SLOTS=scratch.slots,
