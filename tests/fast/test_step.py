@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -23,6 +24,7 @@ from certkv.fast.errors import (
     ShapeError,
 )
 from certkv.fast.plan import plan
+from certkv.fast.plan_checks import gpu_reason
 from certkv.fast.policies import Budget, Naive, PaperPolicy, Policy
 from certkv.fast.step import Step, decode
 
@@ -301,3 +303,51 @@ def test_a_policy_without_a_tolerance_says_so_on_every_rung() -> None:
     made = decode(q, cache, PaperPolicy(coverage=0.6, k_max=6)).certificate
     assert (made.rung == 3).all()
     assert (made.tolerance == torch.inf).all()
+
+
+def test_what_a_run_writes_must_fit() -> None:
+    """Kernels write where the step's tensors are, however large these are."""
+    case = Case()
+    planned = plan(case.cache, KV_HEADS * GROUP, Naive())
+    with pytest.raises(DTypeError, match=r"out is a NoneType; give the plan's own step\(\)"):
+        planned.run(case.q, out=None)  # type: ignore[arg-type]
+    other = plan(case.cache, KV_HEADS, Naive()).step()
+    with pytest.raises(ShapeError, match=r"out\.certificate\.host_bytes has shape \[3, 2\], but \[3, 4\] is expected"):
+        planned.run(case.q, out=other)
+    wide = plan(case.cache, KV_HEADS * GROUP, Naive(), out_dtype=torch.float32).step()
+    with pytest.raises(DTypeError, match=r"out\.output has dtype float32, but float16 is expected"):
+        planned.run(case.q, out=wide)
+    turned = planned.step()
+    turned.lse = turned.lse.T.contiguous().T
+    with pytest.raises(InputError, match=r"out\.lse is not contiguous"):
+        planned.run(case.q, out=turned)
+    step = planned.step()
+    assert planned.run(case.q, out=step) is planned.run(case.q, out=step)
+
+
+def test_a_query_that_does_not_fit_is_called_so() -> None:
+    case = Case()
+    with pytest.raises(ShapeError, match=r"q has shape \[4, 16\], but \[3, q_heads, 16\] is expected"):
+        decode(case.q[0], case.cache, Naive())
+    with pytest.raises(DTypeError, match="q is a ndarray; give a torch tensor"):
+        decode(case.q.numpy(), case.cache, Naive())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "says"),
+    [
+        ((9, 0), None, None),
+        ((8, 0), None, r"A card has compute capability 8\.0; .* use an H100 or H200, or a cache on the CPU"),
+        ((10, 0), None, "10.0"),
+        ((9, 4), "6.2", "A card is driven by ROCm"),
+    ],
+)
+def test_gpus_whose_rounding_is_not_known(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], hip: str | None, says: str | None
+) -> None:
+    """AMD's GPUs count compute capabilities of 9.x, too."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A card")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    reason = gpu_reason(torch.device("cuda"))
+    assert (reason is None) if says is None else (reason is not None and re.search(says, reason))

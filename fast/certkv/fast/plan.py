@@ -95,6 +95,7 @@ class Plan(Handled):
         self.prices = Prices(of_planes[0], of_planes[1], self.parts.foreseen)
         self.index = torch.zeros((), dtype=torch.int64, device=device)
         self._staging: torch.Tensor | None = dense.staging(cache) if isinstance(policy, PaperPolicy) else None
+        self._blank = self.step("meta")
         self.take_handle()
 
     @property
@@ -104,11 +105,11 @@ class Plan(Handled):
             return 1
         return self.policy.rounds if isinstance(self.policy, Budget) and self.policy.tolerance > 0.0 else 0
 
-    def step(self) -> Step:
-        """Allocate what a run writes."""
+    def step(self, device: torch.device | str | None = None) -> Step:
+        """Allocate what a run writes, on the cache's device."""
         cache = self.cache
-        planes = max(cache.planes.counts)
-        return Step.blank(cache.batch, self.q_heads, cache.head_dim, self.out_dtype, cache.device, planes)
+        where = cache.device if device is None else device
+        return Step.blank(cache.batch, self.q_heads, cache.head_dim, self.out_dtype, where, max(cache.planes.counts))
 
     def staging(self) -> torch.Tensor:
         """Return the buffer of rung 4; policies that are unlikely to need it allocate it on demand."""
@@ -146,11 +147,19 @@ class Plan(Handled):
         Raises
         ------
         ShapeError, DTypeError, InputError
-            ``q`` does not fit, or a sequence is empty.
+            ``q`` or ``out`` does not fit, or a sequence is empty.
         """
         reasons = Reasons()
         cache, ws, parts, policy, use = self.cache, self.ws, self.parts, self.policy, self.passes
         check_tensor(reasons, "q", q, (cache.batch, self.q_heads, cache.head_dim), cache.dtype, cache.device)
+        if not isinstance(out, Step):
+            reasons.add(DTypeError(f"out is a {type(out).__name__}; give the plan's own step()"))
+        elif not out.of_plan(self):
+            for name, like in self._blank.tensors().items():
+                tensor = out.tensors()[name]
+                check_tensor(reasons, f"out.{name}", tensor, like.shape, like.dtype, cache.device)
+                if isinstance(tensor, torch.Tensor) and not tensor.is_contiguous():
+                    reasons.add(InputError(f"out.{name} is not contiguous; give the plan's own step()"))
         reasons.raise_all()
         if not q.is_contiguous():
             raise InputError("q is not contiguous; give q.contiguous()")

@@ -38,12 +38,20 @@ def checked_scale(scale: float | None, head_dim: int) -> float:
     return value
 
 
+def gpu_reason(device: torch.device) -> str | None:
+    """Say why no certificate of the kernels' rounding holds on a GPU; None where one does."""
+    name, instead = torch.cuda.get_device_name(device), "use an H100 or H200, or a cache on the CPU"
+    known = f"rounding of the kernels is known for NVIDIA's compute capability {HOPPER}.x alone; {instead}"
+    if torch.version.hip is not None:
+        # AMD's GPUs count 9.x, too
+        return f"{name} is driven by ROCm; {known}"
+    major, minor = torch.cuda.get_device_capability(device)
+    return None if major == HOPPER else f"{name} has compute capability {major}.{minor}; {known}"
+
+
 def device_reasons(cache: TieredCache) -> list[str]:
     """Say why kernels cannot run, or would run without a proof, on the cache's GPU."""
-    reasons = []
-    major, minor = torch.cuda.get_device_capability(cache.device)
-    if major != HOPPER:
-        reasons.append(f"the GPU has compute capability {major}.{minor}; the kernels' rounding is modelled for 9.x")
+    reasons = [] if (reason := gpu_reason(cache.device)) is None else [reason]
     if cache.head_dim % 4 or cache.head_dim > LARGEST_HEAD:
         reasons.append(f"head_dim is {cache.head_dim}; kernels take multiples of 4 up to {LARGEST_HEAD}")
     for side, fmt in (("keys", key_format(cache.keys)), ("values", value_format(cache.values))):

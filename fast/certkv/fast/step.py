@@ -11,6 +11,7 @@ from certkv.fast import dense
 from certkv.fast.append_one import refusal
 from certkv.fast.cache import TieredCache
 from certkv.fast.certificate import Certificate, Status
+from certkv.fast.checks import Reasons, check_tensor
 from certkv.fast.errors import CertkvError, CorruptionError, HostMissingError, NeedsDenseError, NonFiniteError
 from certkv.fast.finish import Result
 from certkv.fast.ops import Decoded
@@ -83,6 +84,15 @@ class Step:
     def result(self) -> Result:
         """The tensors alone."""
         return Result(self.output, self.lse, self.certificate, self.position)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Everything that a run writes, by name."""
+        own = {name: getattr(self, name) for name in ("output", "lse", "position", "moved_bytes")}
+        return own | {f"certificate.{name}": x for name, x in vars(self.certificate).items()}
+
+    def of_plan(self, plan: Plan) -> bool:
+        """Whether it was this plan that filled the step last."""
+        return self._last is not None and self._last[0] is plan
 
     def ran(self, plan: Plan, q: torch.Tensor) -> None:
         """Remember what filled this step; a replayed graph reads and writes the same tensors."""
@@ -197,8 +207,10 @@ def decode(
 
     Raises
     ------
+    ShapeError, DTypeError
+        ``q`` does not fit the cache.
     PlanError
-        Something does not fit; every reason is listed.
+        Something else does not fit; every reason is listed.
     InputError
         A sequence is empty.
     NonFiniteError, HostMissingError, CorruptionError
@@ -206,7 +218,12 @@ def decode(
     """
     from certkv.fast.plan import plan
 
-    heads = q.shape[1] if isinstance(q, torch.Tensor) and q.ndim == 3 else 0
+    heads = 1  # what is no cache a plan refuses, whatever q is
+    if isinstance(cache, TieredCache):
+        reasons = Reasons()
+        check_tensor(reasons, "q", q, (cache.batch, "q_heads", cache.head_dim), cache.dtype, cache.device)
+        reasons.raise_all()
+        heads = q.shape[1]
     planned = plan(cache, heads, policy, scale=scale, out_dtype=out_dtype, verify=verify)
     step = planned.run(q, out=planned.step())
     step.resolve()
