@@ -17,15 +17,13 @@ import triton.language as tl
 
 from certkv.fast.formats import INT8, KeyFormat
 from certkv.fast.kernels.affine import quantize, reconstruct
-from certkv.fast.kernels.operator_norm import RELATIVE, operator_norms
-from certkv.fast.kernels.rounding import narrow, up, up_single, widen
+from certkv.fast.kernels.notes import KEY_SIDE, key_operator_norms, key_stores, store_key_notes, store_size
+from certkv.fast.kernels.rounding import narrow, widen
 from certkv.fast.numbers import norm_factor, outward
-from certkv.fast.pool import KEYS, Pool
+from certkv.fast.pool import Pool
 
 CHANNELS = 16
 """Channels of a tile."""
-
-KEY_SIDE = tl.constexpr(KEYS)
 
 
 @triton.jit
@@ -87,11 +85,8 @@ def encode_keys_kernel(
         # both are [1, C]; a sum over the one row makes them [C]
         tl.store(steps + place * D + channel, tl.sum(step_bits.to(tl.int32), 0).to(tl.int16), mask=live)
         tl.store(minima + place * D + channel, narrow(tl.sum(minimum, 0), BFLOAT), mask=live)
-    to = notes + place * 4
-    tl.store(to, up(tl.max(relative_max, 0), True))
-    tl.store(to + 1, up(tl.sqrt(tl.max(relative_squares, 0)) * NORM, True))
-    tl.store(to + 3, up(tl.sqrt(tl.max(decoded_squares, 0)) * NORM, True))
-    tl.store(sizes + place * 2 + KEY_SIDE, up_single(tl.sqrt(tl.sum(size_squares, 0)) * NORM))
+    store_key_notes(notes, place, relative_max, relative_squares, decoded_squares, NORM)
+    store_size(sizes, place, KEY_SIDE, tl.sqrt(tl.sum(size_squares, 0)) * NORM)
 
 
 def encode_keys(
@@ -114,11 +109,7 @@ def encode_keys(
             originals.view(torch.int16),
             *originals.stride()[:3],
             pages,
-            pool.key_codes,
-            pool.key_step.view(torch.int16),
-            pool.key_minimum.view(torch.int16),
-            pool.key_notes.view(torch.int16),
-            pool.sizes,
+            *key_stores(pool),
             H=heads,
             B=block,
             D=head_dim,
@@ -131,5 +122,4 @@ def encode_keys(
             num_warps=8 if rows > 64 else 4,
             enable_fp_fusion=False,
         )
-        stored = (pool.key_codes, pool.key_step, pool.key_minimum)
-        operator_norms(RELATIVE, originals, pages, stored, pool.key_notes, 2, fmt, scratch=scratch)
+        key_operator_norms(originals, pages, pool, fmt, scratch)

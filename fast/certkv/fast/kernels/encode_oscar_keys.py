@@ -22,7 +22,7 @@ import triton.language as tl
 from certkv.fast.charges import LEAST_STEP
 from certkv.fast.formats.oscar import OscarKeys
 from certkv.fast.kernels.affine import codes_of, exact_minimum
-from certkv.fast.kernels.operator_norm import RELATIVE, operator_norms
+from certkv.fast.kernels.notes import KEY_SIDE, key_operator_norms, key_stores, store_key_notes, store_size
 from certkv.fast.kernels.rotated import (
     as_stored,
     errors,
@@ -33,13 +33,12 @@ from certkv.fast.kernels.rotated import (
     to_type,
     tokens_of,
 )
-from certkv.fast.kernels.rounding import narrow, up, up_single, widen
+from certkv.fast.kernels.rounding import narrow, widen
 from certkv.fast.kernels.token_norm import token_norms
 from certkv.fast.kernels.zero_point import zero_point
 from certkv.fast.numbers import norm_factor, outward
-from certkv.fast.pool import KEYS, Pool
+from certkv.fast.pool import Pool
 
-KEY_SIDE = tl.constexpr(KEYS)
 MORE = tl.constexpr(LEAST_STEP)
 
 
@@ -145,11 +144,8 @@ def encode_oscar_keys_kernel(
         decoded_squares = tl.maximum(decoded_squares, tl.sum(inside * inside, 1))
         widest = tl.where(live, tl.abs(minimum) + (1 << BITS) * (step + MORE), 0.0)
         size = tl.maximum(size, tl.sqrt(tl.sum(widest * widest, 1)) * norm)
-    to = notes + place * 4
-    tl.store(to, up(tl.max(relative_max, 0), True))
-    tl.store(to + 1, up(tl.sqrt(tl.max(relative_squares, 0)) * NORM, True))
-    tl.store(to + 3, up(tl.sqrt(tl.max(decoded_squares, 0)) * NORM, True))
-    tl.store(sizes + place * 2 + KEY_SIDE, up_single(tl.max(size, 0) * SIZE))
+    store_key_notes(notes, place, relative_max, relative_squares, decoded_squares, NORM)
+    store_size(sizes, place, KEY_SIDE, tl.max(size, 0) * SIZE)
 
 
 def encode_oscar_keys(
@@ -174,11 +170,7 @@ def encode_oscar_keys(
             *originals.stride()[:3],
             pages,
             pool.key_norm,
-            pool.key_codes,
-            pool.key_step.view(torch.int16),
-            pool.key_minimum.view(torch.int16),
-            pool.key_notes.view(torch.int16),
-            pool.sizes,
+            *key_stores(pool),
             H=heads,
             B=block,
             D=head_dim,
@@ -197,5 +189,4 @@ def encode_oscar_keys(
             num_warps=8 if width > 128 else 4,
             enable_fp_fusion=False,
         )
-        stored = (pool.key_codes, pool.key_step, pool.key_minimum)
-        operator_norms(RELATIVE, originals, pages, stored, pool.key_notes, 2, fmt, scratch=scratch, norms=pool.key_norm)
+        key_operator_norms(originals, pages, pool, fmt, scratch, pool.key_norm)

@@ -17,15 +17,11 @@ import triton.language as tl
 
 from certkv.fast.formats.oscar_values import OscarValues
 from certkv.fast.kernels.affine import codes_of, exact_minimum
-from certkv.fast.kernels.log_codes import encode as encode_log_codes
-from certkv.fast.kernels.operator_norm import ANCHORED, RESIDUAL, operator_norms
+from certkv.fast.kernels.notes import VALUE_SIDE, store_value_notes, value_operator_norms, value_stores
 from certkv.fast.kernels.rotated import as_stored, errors, meaning, spread, to_type, tokens_of
-from certkv.fast.kernels.rounding import down_bfloat16, narrow, up, widen
-from certkv.fast.log_codes import ratios
+from certkv.fast.kernels.rounding import narrow, widen
 from certkv.fast.numbers import norm_factor, outward
-from certkv.fast.pool import VALUES, Pool
-
-VALUE_SIDE = tl.constexpr(VALUES)
+from certkv.fast.pool import Pool
 
 
 @triton.jit
@@ -132,25 +128,12 @@ def encode_oscar_values_kernel(
     byte_row = row // T * N + row % N
     token = row % T // N * ROWS + byte_row
     exists = (byte_row < ROWS) & (token < B)
-    to = notes + place * 7
-    # tokens that are none repeat one, or are 0
-    residual = tl.sqrt(residual_squares) * NORM
-    residual_bits = up(tl.max(residual, 0), True)
-    tl.store(to, residual_bits)
-    tl.store(to + 1, up(tl.sqrt(tl.max(squares, 0)) * NORM, True))
-    anchored = tl.sqrt(anchored_squares) * NORM
-    anchored_bits = up(tl.max(anchored, 0), True)
-    tl.store(to + 2, anchored_bits)
-    tl.store(to + 3, up(tl.sqrt(tl.max(decoded_squares, 0)) * NORM, True))
-    mean_norm = tl.sum(tl.where(exists, tl.sqrt(squares), 0.0), 0) / B / MEAN
-    tl.store(to + 6, down_bfloat16(mean_norm))
+    store_value_notes(
+        notes, residual_codes, anchored_codes, ratios, place, token, exists, residual_squares, anchored_squares,
+        squares, decoded_squares, B, NORM, MEAN,
+    )  # fmt: skip
     # groups have no size; theirs is the note on decoded norms
     tl.store(sizes + place * 2 + VALUE_SIDE, 0.0)
-    to_token = place * B + token
-    code = encode_log_codes(residual, widen(residual_bits, True), ratios)
-    tl.store(residual_codes + to_token, code.to(tl.uint8), mask=exists)
-    code = encode_log_codes(anchored, widen(anchored_bits, True), ratios)
-    tl.store(anchored_codes + to_token, code.to(tl.uint8), mask=exists)
 
 
 def encode_oscar_values(
@@ -177,16 +160,7 @@ def encode_oscar_values(
             originals.view(torch.int16),
             *originals.stride()[:3],
             pages,
-            anchor,
-            *anchor.stride(),
-            pool.value_codes,
-            pool.value_step.view(torch.int16),
-            pool.value_minimum.view(torch.int16),
-            pool.value_notes.view(torch.int16),
-            pool.residual_codes,
-            pool.anchored_codes,
-            ratios(originals.device),
-            pool.sizes,
+            *value_stores(pool, anchor),
             H=heads,
             B=block,
             D=head_dim,
@@ -204,6 +178,4 @@ def encode_oscar_values(
             num_warps=8 if width > 64 else 4,
             enable_fp_fusion=False,
         )
-        stored, notes = (pool.value_codes, pool.value_step, pool.value_minimum), pool.value_notes
-        operator_norms(RESIDUAL, originals, pages, stored, notes, 4, fmt, pool.residual_codes, 0, scratch=scratch)
-        operator_norms(ANCHORED, originals, pages, stored, notes, 5, fmt, pool.anchored_codes, 2, anchor, scratch)
+        value_operator_norms(originals, pages, pool, anchor, fmt, scratch)

@@ -19,14 +19,10 @@ import triton.language as tl
 from certkv.fast.formats.base import Format
 from certkv.fast.formats.packing import plane_rows
 from certkv.fast.kernels.affine import quantize, reconstruct, token_of_row
-from certkv.fast.kernels.log_codes import encode as encode_log_codes
-from certkv.fast.kernels.operator_norm import ANCHORED, RESIDUAL, operator_norms
-from certkv.fast.kernels.rounding import down_bfloat16, narrow, up, up_single, widen
-from certkv.fast.log_codes import ratios
+from certkv.fast.kernels.notes import VALUE_SIDE, store_size, store_value_notes, value_operator_norms, value_stores
+from certkv.fast.kernels.rounding import narrow, widen
 from certkv.fast.numbers import norm_factor, outward
-from certkv.fast.pool import VALUES, Pool
-
-VALUE_SIDE = tl.constexpr(VALUES)
+from certkv.fast.pool import Pool
 
 
 @triton.jit
@@ -118,23 +114,11 @@ def encode_values_kernel(
             to_group = (place * B + token) * ((D + GROUP - 1) // GROUP) + first // GROUP
             tl.store(steps + to_group, tl.sum(step_bits.to(tl.int32), 1).to(tl.int16), mask=exists)
             tl.store(minima + to_group, narrow(tl.sum(minimum, 1), BFLOAT), mask=exists)
-    to = notes + place * 7
-    residual = tl.sqrt(residual_squares) * NORM
-    residual_bits = up(tl.max(residual, 0), True)
-    tl.store(to, residual_bits)
-    tl.store(to + 1, up(tl.sqrt(tl.max(squares, 0)) * NORM, True))
-    anchored = tl.sqrt(anchored_squares) * NORM
-    anchored_bits = up(tl.max(anchored, 0), True)
-    tl.store(to + 2, anchored_bits)
-    tl.store(to + 3, up(tl.sqrt(tl.max(decoded_squares, 0)) * NORM, True))
-    mean_norm = tl.sum(tl.where(exists, tl.sqrt(squares), 0.0), 0) / B / MEAN
-    tl.store(to + 6, down_bfloat16(mean_norm))
-    tl.store(sizes + place * 2 + VALUE_SIDE, up_single(tl.sqrt(tl.sum(size_squares, 0)) * NORM))
-    to_token = place * B + token
-    code = encode_log_codes(residual, widen(residual_bits, True), ratios)
-    tl.store(residual_codes + to_token, code.to(tl.uint8), mask=exists)
-    code = encode_log_codes(anchored, widen(anchored_bits, True), ratios)
-    tl.store(anchored_codes + to_token, code.to(tl.uint8), mask=exists)
+    store_value_notes(
+        notes, residual_codes, anchored_codes, ratios, place, token, exists, residual_squares, anchored_squares,
+        squares, decoded_squares, B, NORM, MEAN,
+    )  # fmt: skip
+    store_size(sizes, place, VALUE_SIDE, tl.sqrt(tl.sum(size_squares, 0)) * NORM)
 
 
 def encode_values(
@@ -161,16 +145,7 @@ def encode_values(
             originals.view(torch.int16),
             *originals.stride()[:3],
             pages,
-            anchor,
-            *anchor.stride(),
-            pool.value_codes,
-            pool.value_step.view(torch.int16),
-            pool.value_minimum.view(torch.int16),
-            pool.value_notes.view(torch.int16),
-            pool.residual_codes,
-            pool.anchored_codes,
-            ratios(originals.device),
-            pool.sizes,
+            *value_stores(pool, anchor),
             H=heads,
             B=block,
             D=head_dim,
@@ -186,6 +161,4 @@ def encode_values(
             num_warps=max(8 if rows > 64 else 4, min(8, rows * channels // 512)),
             enable_fp_fusion=False,
         )
-        stored, notes = (pool.value_codes, pool.value_step, pool.value_minimum), pool.value_notes
-        operator_norms(RESIDUAL, originals, pages, stored, notes, 4, fmt, pool.residual_codes, 0, scratch=scratch)
-        operator_norms(ANCHORED, originals, pages, stored, notes, 5, fmt, pool.anchored_codes, 2, anchor, scratch)
+        value_operator_norms(originals, pages, pool, anchor, fmt, scratch)
