@@ -17,6 +17,8 @@ SETTINGS = (
     ("int8+4", "int8+4", torch.bfloat16, 16, 256),
     ("int8", "int8-g64+4", torch.bfloat16, 24, 96),
     ("int8+4", "int4", torch.float16, 64, 64),
+    ("oscar+2+4", "oscar+2+4", torch.float16, 32, 128),
+    ("oscar+2+4", "oscar+2+4", torch.bfloat16, 32, 256),
 )
 
 

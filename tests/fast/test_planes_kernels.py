@@ -27,6 +27,9 @@ KINDS = [
     ("int8+4", "int8-g64+4", torch.bfloat16),
     ("int8", "int8+4", torch.float16),
     ("int8+4", "int4", torch.float16),
+    ("oscar+2+4", "oscar+2+4", torch.float16),
+    ("oscar+2+4", "int4-g32+4", torch.bfloat16),
+    ("int8+4", "oscar+2+4", torch.float16),
 ]
 
 
@@ -38,7 +41,9 @@ def scene(keys: str, values: str, dtype: torch.dtype, place: Any) -> tuple[Tiere
     )
     k, v = torch.randn(2, 2, TOKENS[0], KV_HEADS, HEAD_DIM, generator=made).to(dtype)
     cache.append(k, v, lengths=TOKENS)
-    q = (1.5 * torch.randn(2, GROUP, HEAD_DIM, generator=made)).to(dtype)
+    # of two bits, scores of louder queries are mostly too far off to be corrected
+    loud = 0.15 if keys.startswith("oscar") else 1.5
+    q = (loud * torch.randn(2, GROUP, HEAD_DIM, generator=made)).to(dtype)
     return cache, q, (k, v)
 
 
@@ -68,9 +73,11 @@ def test_kernels_read_planes_as_the_twins_do(keys: str, values: str, dtype: torc
         laddered = mine.rung > 0
         assert torch.equal(laddered, its.rung > 0)
         bytes_of = (made.ws.levels.int() >> 3) & 3, (made.ws.levels.int() >> 5) & 3
-        sizes = [side[0] if side else 0 for side in cache.planes.block_bytes]
-        total = sum(size * count.sum(-1) for size, count in zip(sizes, bytes_of, strict=True))
-        assert torch.equal(mine.plane_bytes, torch.where(laddered, total, 0).to(torch.int64))
+        total = torch.zeros_like(mine.plane_bytes)
+        for side, count in zip(cache.planes.block_bytes, bytes_of, strict=True):
+            for plane, size in enumerate(side):
+                total += size * (count > plane).sum(-1)
+        assert torch.equal(mine.plane_bytes, torch.where(laddered, total, 0))
         host = mine.promoted.sum(-1) * cache.originals.block_bytes
         assert torch.equal(mine.host_bytes, host + mine.plane_bytes * (place == "host"))
         read += int(mine.plane_bytes.sum())
@@ -79,7 +86,7 @@ def test_kernels_read_planes_as_the_twins_do(keys: str, values: str, dtype: torc
     assert read > 0
 
 
-@pytest.mark.parametrize(("keys", "values", "dtype"), KINDS[:2])
+@pytest.mark.parametrize(("keys", "values", "dtype"), [*KINDS[:2], KINDS[4]])
 def test_one_round_leaves_the_state_of_the_twin(keys: str, values: str, dtype: torch.dtype) -> None:
     """With the same choice, weights and states are those of the twin to the rounding of binary32 and binary16."""
     cache, q, _ = scene(keys, values, dtype, "host")
@@ -98,7 +105,7 @@ def test_one_round_leaves_the_state_of_the_twin(keys: str, values: str, dtype: t
     assert (apart <= 2.0**-9 * other.ws.output.double().norm(dim=-1)).all()
 
 
-@pytest.mark.parametrize(("keys", "values", "dtype"), [KINDS[0], KINDS[2]])
+@pytest.mark.parametrize(("keys", "values", "dtype"), [KINDS[0], KINDS[2], KINDS[4]])
 def test_one_launch_is_its_parts(keys: str, values: str, dtype: torch.dtype) -> None:
     """Bit for bit, what a step returns and what it leaves."""
     raised = 0

@@ -55,11 +55,11 @@ def device_reasons(cache: TieredCache) -> list[str]:
     if cache.head_dim % 4 or cache.head_dim > LARGEST_HEAD:
         reasons.append(f"head_dim is {cache.head_dim}; kernels take multiples of 4 up to {LARGEST_HEAD}")
     for side, fmt in (("keys", key_format(cache.keys)), ("values", value_format(cache.values))):
-        if isinstance(fmt, Planar) and (fmt.divided or len(fmt.plane_bits) > 1):
+        if isinstance(fmt, Planar) and fmt.divided:
             known = PLANAR_KEY_FORMATS if side == "keys" else PLANAR_VALUE_FORMATS
-            refined = ", ".join(x.name for x in known.values() if not x.divided and len(x.plane_bits) == 1)
+            refined = ", ".join(x.name for x in known.values() if not x.divided)
             reasons.append(
-                f"{side} are {fmt.name}, whose planes kernels do not read yet; give one of {refined}, a format of one "
-                "level, or a cache on the CPU"
+                f"{side} are {fmt.name}, whose base plane kernels do not write yet; give one of {refined}, a format of "
+                "one level, or a cache on the CPU"
             )
     return reasons

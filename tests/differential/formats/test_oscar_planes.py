@@ -18,6 +18,7 @@ from certkv.fast.encode_planes import encode_key_planes_twin, encode_value_plane
 from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
 from certkv.fast.formats.planar import Planar, base_of
 from certkv.fast.formats.registry import PLANAR_KEY_FORMATS, PLANAR_VALUE_FORMATS
+from certkv.fast.kernels import encode_planes as kernels
 from certkv.fast.pages import PageTable
 from certkv.fast.planes import Planes
 from certkv.fast.pool import FINER_VALUE_NOTES, KEY_NOTES, Pool, allocate
@@ -25,12 +26,12 @@ from certkv.reference.annotations import annotate_keys, annotate_values
 from certkv.reference.formats import Encoded
 from certkv.reference.formats.oscar_family import OSCAR_KEY_FORMATS, OSCAR_VALUE_FORMATS
 from certkv.reference.formats.planes import unpack_plane
-from certkv.reference.numbers import BFLOAT16, FloatType
+from certkv.reference.numbers import BFLOAT16, FLOAT16, FloatType
 
 from ...reference.annotations.exact import check_operator, check_upper, exact_blocks, squared_norms
 from ...reference.annotations.test_annotations import check_tokens
 from ...reference.formats.corners import CORNER_IDS, CORNERS, TYPES
-from ..bridge import INTERPRETED_KERNELS, AnyArray, bits, to_torch
+from ..bridge import INTERPRETED_KERNELS, AnyArray, bits, guarded, to_torch
 from ..encoded import PAGE, anchor_of, as_blocks
 from .shared import draw
 from .test_oscar import awkward
@@ -53,6 +54,7 @@ FAMILY = [
 
 types = pytest.mark.parametrize("ft", TYPES, ids=lambda ft: ft.name)
 corners = pytest.mark.parametrize(("ft", "name", "x"), CORNERS, ids=CORNER_IDS)
+paths = pytest.mark.parametrize("kernel", [False, True], ids=["twin", "kernel"])
 family = pytest.mark.parametrize(("keys", "values", "planes"), FAMILY)
 
 
@@ -119,18 +121,50 @@ def test_the_registered_one_is_that_of_the_reference() -> None:
     assert OF_KEYS.least_block == 1
 
 
-def encoded(x: AnyArray, ft: FloatType) -> tuple[Pool, Planes]:
-    """Encode blocks [n, H, B, d] on both sides."""
+def encoded(
+    x: AnyArray, ft: FloatType, kernel: bool, fmts: tuple[Planar, Planar] = (OF_KEYS, OF_VALUES)
+) -> tuple[Pool, Planes]:
+    """Encode blocks [n, H, B, d] on both sides; bases by the twins, which test_oscar.py compares with their kernels."""
     n, heads, block, head_dim = x.shape
-    original, pages = to_torch(x, ft), torch.arange(PAGE, PAGE + n)
-    pool = allocate(n + 2, heads, block, head_dim, original.dtype, NAME, "cpu", NAME)
+    original, pages, (of_keys, of_values) = to_torch(x, ft), torch.arange(PAGE, PAGE + n), fmts
+    pool = allocate(n + 2, heads, block, head_dim, original.dtype, of_values.layout.name, "cpu", of_keys.layout.name)
+    levels = len(of_keys.plane_bits), len(of_values.plane_bits)
+    pool = replace(
+        pool,
+        finer_key_notes=torch.full((n + 2, heads, levels[0], len(KEY_NOTES)), torch.nan, dtype=torch.bfloat16),
+        finer_value_notes=torch.full(
+            (n + 2, heads, levels[1], len(FINER_VALUE_NOTES)), torch.nan, dtype=torch.bfloat16
+        ),
+        finer_residual_codes=torch.full((n + 2, heads, levels[1], block), 0xAA, dtype=torch.uint8),
+    )
     table = PageTable(1, n, n + 2, torch.device("cpu"))
-    planes = Planes.allocate(OF_KEYS, OF_VALUES, table, n + 2, heads, block, head_dim, "host", torch.device("cpu"))
-    encode_keys_twin(original, pages, pool, base_of(OF_KEYS))
-    encode_key_planes_twin(original, pages, pool, planes, OF_KEYS)
-    encode_values_twin(original, pages, pool, anchor_of(x), base_of(OF_VALUES))
-    encode_value_planes_twin(original, pages, pool, planes, OF_VALUES)
+    planes = Planes.allocate(of_keys, of_values, table, n + 2, heads, block, head_dim, "host", torch.device("cpu"))
+    encode_keys_twin(original, pages, pool, base_of(of_keys))
+    encode_values_twin(original, pages, pool, anchor_of(x), base_of(of_values))
+    if kernel:
+        original = guarded(original)
+        kernels.encode_key_planes(original, pages, pool, planes, of_keys)
+        kernels.encode_value_planes(original, pages, pool, planes, of_values)
+    else:
+        encode_key_planes_twin(original, pages, pool, planes, of_keys)
+        encode_value_planes_twin(original, pages, pool, planes, of_values)
     return pool, planes
+
+
+@family
+@pytest.mark.parametrize(("ft", "seed"), [(FLOAT16, 1), (BFLOAT16, 3), (FLOAT16, 4), (BFLOAT16, 2)])
+def test_kernel_is_the_twin(keys: str, values: str, planes: tuple[int, ...], ft: FloatType, seed: int) -> None:
+    """In what is stored every bit; in what is measured at most a last one, since sums have other orders."""
+    (of_keys, _), (of_values, _) = pairs(keys, values, planes)
+    x = awkward(7 * len(keys) + seed, (2, 2, (17, 5, 8, 9, 33)[seed], (20, 12, 8, 36, 96)[seed]), ft)
+    (pool, mine), (twin, its) = (encoded(x, ft, kernel, (of_keys, of_values)) for kernel in (True, False))
+    for side, other in zip(mine.sides, its.sides, strict=True):
+        for plane, expected in zip(side, other, strict=True):
+            assert torch.equal(plane, expected)
+    for name, tensor in pool.tensors().items():
+        if tensor.numel():
+            apart = np.abs(bits(tensor).astype(np.int64) - bits(getattr(twin, name)).astype(np.int64))
+            assert apart.max() <= name.startswith("finer_"), name
 
 
 def exact_level(stored: Encoded, of_keys: bool) -> AnyArray:
@@ -158,13 +192,14 @@ def exact_level(stored: Encoded, of_keys: bool) -> AnyArray:
     return out
 
 
+@paths
 @types
 @pytest.mark.parametrize("seed", range(6))
-def test_what_is_measured_of_levels_holds_exactly(ft: FloatType, seed: int) -> None:
+def test_what_is_measured_of_levels_holds_exactly(kernel: bool, ft: FloatType, seed: int) -> None:
     """Against rational arithmetic, in head sizes whose 1/sqrt(size) is rational; and no looser than its roundings."""
     block, head_dim = ((5, 20), (3, 16), (7, 4), (1, 5), (40, 4), (9, 16))[seed]
     x = awkward(31 * seed + 5, (1, 2, block, head_dim), ft)
-    pool, _ = encoded(x, ft)
+    pool, _ = encoded(x, ft, kernel)
     for of_keys in (True, False):
         fmt: Any = (OSCAR_KEY_FORMATS if of_keys else OSCAR_VALUE_FORMATS)[NAME]
         stored = fmt.encode(x)
@@ -192,7 +227,7 @@ def test_what_is_measured_of_levels_holds_exactly(ft: FloatType, seed: int) -> N
 def test_as_the_reference_measures(ft: FloatType) -> None:
     """Equal, or neighbours in bfloat16."""
     x = draw(7, (1, 2, 33, 24), ft)
-    pool, _ = encoded(x, ft)
+    pool, _ = encoded(x, ft, False)
     of_keys, of_values = OSCAR_KEY_FORMATS[NAME], OSCAR_VALUE_FORMATS[NAME]
     anchor = anchor_of(x).numpy().astype(np.float64)
     for level in (1, 2):

@@ -403,4 +403,4 @@ def certify(
     finer: Finer | None = None,
 ) -> None:
     """Launch; arguments as those of the twin, contiguous."""
-    work(seen, coded, errors, charges, out, active, finer).launch(4)
+    work(seen, coded, errors, charges, out, active, finer).launch(4 if coded.anchor.shape[2] <= 128 else 8)

@@ -92,6 +92,13 @@ def needed_planes(mine, level):
     return keys, tl.where((mine & (KEYS_MOVE | VALUES_MOVE)) != 0, tl.maximum(before, then), 0)
 
 
+@triton.jit
+def moved_share(p, p_new, dp, was, now):
+    """Return what a level's values are to be added with, [GP, BP], for heads that leave it, come to it, or stay."""
+    left = tl.where(was[:, None], -p.to(tl.float32), 0.0)
+    return tl.where((was & now)[:, None], dp, tl.where(now[:, None], p_new.to(tl.float32), left))
+
+
 @triton.jit(do_not_specialize=["slots"])
 def refine_kernel(
     q,
@@ -277,12 +284,9 @@ def refine_kernel(
                                 other=0.0,
                             )
                         coded_x += tl.sum(query[:, None, :] * tl.where(mask, of_levels[0], 0.0)[None, :, :], 2)
-                        if NK > 0:
-                            near_key = tl.where(mask, of_levels[1], 0.0)[None, :, :]
-                            for j in tl.static_range(2, NK + 1):
-                                mine_now = (now_k == j)[:, None, None]
-                                near_key = tl.where(mine_now, tl.where(mask, of_levels[j], 0.0)[None, :, :], near_key)
-                            near_x += tl.sum(query[:, None, :] * near_key, 2)
+                        for j in tl.static_range(1, NK + 1):
+                            of_level = tl.sum(query[:, None, :] * tl.where(mask, of_levels[j], 0.0)[None, :, :], 2)
+                            near_x += tl.where((now_k == j)[:, None], of_level, 0.0)
                     if NORMS > 0:
                         of_tokens = page * NORMS + (head if NORMS > 1 else 0)
                         norm = tl.load(key_norm + of_tokens * B + token, mask=there, other=0.0)
@@ -326,31 +330,27 @@ def refine_kernel(
                     coded = tl.where(mask, of_levels[0], 0.0)
                     exact = load16(value_at + token[:, None] * D + here[None, :], mask & wanted, BFLOAT)
                     if NV > 0:
-                        # of every head, at its coded levels
-                        before = tl.broadcast_to(coded[None, :, :], (GP, BP, C))
-                        behind = before
-                        for j in tl.static_range(1, NV + 1):
-                            near_value = tl.where(mask, of_levels[j], 0.0)[None, :, :]
-                            before = tl.where((was_v == j)[:, None, None], near_value, before)
-                            behind = tl.where((now_v == j)[:, None, None], near_value, behind)
-                    if TURNED_VALUES:
+                        # P' V_after - P V_before, level by level, originals last
+                        of_coded = tl.zeros((GP, C), tl.float32)
+                        for j in tl.static_range(NV + 1):
+                            share = moved_share(p, p_new, dp, was_v == j, now_v == j)
+                            of_level = tl.where(mask, of_levels[j], 0.0)
+                            of_coded += tl.sum(share[:, :, None] * of_level[None, :, :], 1)
+                        share = moved_share(p, p_new, dp, was_v > NV, now_v > NV)
+                        change = tl.sum(share[:, :, None] * exact[None, :, :], 1)
+                        if TURNED_VALUES:
+                            turned = sum_turned[part] + factor[:, None] * of_coded
+                            joined_turned = joined_turned + (turned,)  # type: ignore[assignment]  # noqa: RUF005
+                        else:
+                            change += of_coded
+                    elif TURNED_VALUES:
                         # dp V_before + P' (V_after - V_before), what is original and what is coded
                         of_exact = tl.where(was[:, None], dp, fresh)
                         of_coded = tl.where(was[:, None], 0.0, dp - fresh)
                         change = tl.sum(of_exact[:, :, None] * exact[None, :, :], 1)
-                        if NV > 0:
-                            turned = tl.sum(of_coded[:, :, None] * before, 1)
-                            of_both = tl.where((now_v <= NV)[:, None], p_new.to(tl.float32), 0.0)
-                            turned += tl.sum(of_both[:, :, None] * (behind - before), 1)
-                        else:
-                            turned = tl.sum(of_coded[:, :, None] * coded[None, :, :], 1)
+                        turned = tl.sum(of_coded[:, :, None] * coded[None, :, :], 1)
                         turned = sum_turned[part] + factor[:, None] * turned
                         joined_turned = joined_turned + (turned,)  # type: ignore[assignment]  # noqa: RUF005
-                    elif NV > 0:
-                        before = tl.where(was[:, None, None], exact[None, :, :], before)
-                        behind = tl.where((now_v > NV)[:, None, None], exact[None, :, :], behind)
-                        change = tl.sum(dp[:, :, None] * before, 1)
-                        change += tl.sum(p_new.to(tl.float32)[:, :, None] * (behind - before), 1)
                     else:
                         before = tl.where(was[:, None, None], exact[None, :, :], coded[None, :, :])
                         change = tl.sum(dp[:, :, None] * before, 1) + tl.sum(
@@ -463,7 +463,8 @@ def work_refine(
             "TURNED_VALUES": coded.values_rotated,
             "D": head_dim,
             "DP": triton.next_power_of_2(head_dim),
-            "C": CHANNELS,
+            # every level of a tile is held at once; wider heads have twice the threads
+            "C": CHANNELS // 2 if max(len(side) for side in sides) > 1 and head_dim <= 128 else CHANNELS,
             "S": SPLITS,
             "BFLOAT": pool.value_step.dtype == torch.bfloat16,
             **levels,
@@ -490,6 +491,6 @@ def launch(
 ) -> None:
     """Launch the kernels; arguments as those of `certkv.fast.refine.refine_twin`, contiguous."""
     made = work_refine(q, scale, coded, originals, scratch, delta, choice, state, missing, moved, check, work, finer)
-    made.launch(4 if q.shape[1] // coded.anchor.shape[1] <= 4 else 8)
+    made.launch(4 if q.shape[1] // coded.anchor.shape[1] <= 4 and q.shape[2] <= 128 else 8)
     partial = work.l if before is None else before
     work_settle(choice, state, work, partial, before is not None).launch(4)

@@ -41,8 +41,9 @@ def levels_of(
     code = stored_codes(codes, place, token, channel, mask, R, D, BITS)
     numbers = (minimum + step * (code + OFFSETS[0]),)
     for j in tl.static_range(len(PLANES)):
-        rows: tl.constexpr = (B * PLANES[j] + 7) // 8
-        code += stored_codes(planes[j], place, token, channel, mask & (count > j), rows, D, PLANES[j]) * CELLS[j]
+        read = mask & (count > j)
+        found = stored_codes(planes[j], place, token, channel, read, (B * PLANES[j] + 7) // 8, D, PLANES[j])
+        code += found * CELLS[j]
         numbers = numbers + (minimum + step * (code + OFFSETS[j + 1]),)
     return numbers
 
