@@ -15,6 +15,7 @@ SETTINGS = (
     ("oscar", "oscar", torch.float16, 32, 128, 131072, 0),
     ("oscar-4", "oscar-4", torch.bfloat16, 64, 256, 4096, 0),
     ("int8+4", "int4-g32+4", torch.float16, 32, 128, 131072, 0),
+    ("oscar+2+4", "oscar+2+4", torch.float16, 32, 128, 131072, 0),
 )
 
 
