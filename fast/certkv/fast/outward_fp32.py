@@ -114,13 +114,20 @@ def check_roundings(block: int, partials: int) -> None:
     """Refuse shapes whose sums round more often than `FACTOR` covers.
 
     A block's term has at most ``block + 48`` roundings and is inflated; its size has ``block + 8`` and is not, and over
-    blocks there are at most `partials` sums, those of a chunk and a quotient's own.
+    blocks there are at most `partials` sums, those of a chunk and a quotient's own. In the first tier a term of a block
+    is not inflated; a lane of a split's program adds up at most 32 of them from zero, and one of 256 blocks of such
+    sums; its neighbours, the factor of the state, and the states take 32 and one more for 128 states.
 
     Raises
     ------
     SettingError
     """
-    for what, count in (("block", block + 48), ("sum over blocks", block + partials + 64)):
+    chains = {
+        "block": block + 48,
+        "sum over blocks": block + partials + 64,
+        "sum over splits": block + 112 + partials // 4,
+    }
+    for what, count in chains.items():
         if count + 1 > MOST_ROUNDINGS:
             raise SettingError(
                 f"a {what} has {count} roundings on a path; the factor 1 + 2^-12 is proved for {MOST_ROUNDINGS - 1}: "

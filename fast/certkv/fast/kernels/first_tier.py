@@ -42,6 +42,7 @@ from certkv.fast.kernels.outward_fp32 import (
 )
 from certkv.fast.kernels.spectral import mass_lb
 from certkv.fast.kernels.split_terms import PEAK, SQUARES, STRIDE, TERM_COLUMNS, query_norm
+from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.outward_fp32 import above
 from certkv.fast.resident import Resident
 from certkv.fast.rounding import Rounding
@@ -147,9 +148,10 @@ def first_tier_kernel(
     CHUNKS: tl.constexpr,
     N: tl.constexpr,
     EARLY: tl.constexpr,
+    program=None,
 ):
-    """Head ``program_id(0)`` of all sequences' heads."""
-    row = tl.program_id(0).to(tl.int64)
+    """Head ``program`` of all sequences' heads."""
+    row = place_of(program)[0].to(tl.int64)
     kv = row // G
     sequence = kv // H
     blocks = tl.load(lengths + sequence) // B
@@ -301,6 +303,104 @@ def first_tier_kernel(
         tl.store(moved_out + sequence, tl.zeros((), tl.int64))
 
 
+def work(
+    q: torch.Tensor,
+    coded: Coded,
+    resident: Resident,
+    scale: float,
+    rounding: Rounding,
+    unit: Unit,
+    tolerance: float,
+    ws: Workspace,
+    found: Totals,
+    opened: Opened,
+    refused: torch.Tensor,
+    moved: torch.Tensor,
+    out: Result,
+    waits: bool,
+) -> Work:
+    """Return what to launch; arguments as those of the twin, contiguous.
+
+    ``waits``: whether the kernel waits for the one ahead, and says that another may start.
+    """
+    (batch, heads, head_dim), charges = q.shape, rounding.first
+    kv_heads, max_blocks = coded.anchor.shape[1], coded.page_table.shape[1]
+    states = ws.part_m.shape[-1]
+    bfloat16, out_bfloat16 = (x.dtype == torch.bfloat16 for x in (q, out.output))
+    made = out.certificate
+    return Work(
+        first_tier_kernel,
+        (batch * heads, 1, 1),
+        (
+            ws.part_m,
+            ws.part_l,
+            ws.part_o,
+            ws.part_terms,
+            ws.resident_reference,
+            ws.statistics,
+            coded.lengths,
+            coded.anchor,
+            resident.norms,
+            ws.m,
+            ws.l,
+            ws.o,
+            ws.output,
+            ws.lse,
+            *found,
+            opened.action,
+            opened.some,
+            refused,
+            out.output.view(torch.int16) if out_bfloat16 else out.output,
+            out.lse,
+            made.bound,
+            made.key,
+            made.value,
+            made.arithmetic,
+            made.tolerance,
+            made.rung,
+            made.status,
+            made.promoted,
+            made.host_bytes,
+            out.position,
+            moved,
+            above(abs(scale)),
+            above(charges.floor * math.sqrt(head_dim)),
+            charges.coded.constant,
+            charges.resident.relative,
+            charges.resident.constant,
+            charges.share_up,
+            charges.share_lost,
+            charges.mass_down,
+            charges.mass_lost,
+            charges.of_mean,
+            charges.of_largest,
+            charges.of_output,
+            charges.absolute,
+            charges.cast_relative,
+            charges.cast_absolute,
+            tolerance / (1.0 + tolerance) if unit == "output" else tolerance,
+            states,
+            max_blocks,
+        ),
+        {
+            "H": kv_heads,
+            "G": heads // kv_heads,
+            "B": coded.block,
+            "D": head_dim,
+            "DP": max(32, triton.next_power_of_2(head_dim)),
+            "FIRST": coded.first,
+            "BFLOAT": bfloat16,
+            "UNIT": UNITS.index(unit),
+            "OUT_BFLOAT": out_bfloat16,
+            "SC": STATES,
+            "CHUNKS": triton.cdiv(states, STATES),
+            "N": max(32, triton.next_power_of_2(states)),
+            "EARLY": waits,
+        },
+        {},
+    )
+
+
 def first_tier(
     q: torch.Tensor,
     coded: Coded,
@@ -317,75 +417,5 @@ def first_tier(
     out: Result,
 ) -> None:
     """Launch; arguments as those of the twin, contiguous."""
-    (batch, heads, head_dim), charges = q.shape, rounding.first
-    kv_heads, max_blocks = coded.anchor.shape[1], coded.page_table.shape[1]
-    states = ws.part_m.shape[-1]
-    bfloat16, out_bfloat16 = (x.dtype == torch.bfloat16 for x in (q, out.output))
-    made = out.certificate
-    first_tier_kernel[(batch * heads,)](
-        ws.part_m,
-        ws.part_l,
-        ws.part_o,
-        ws.part_terms,
-        ws.resident_reference,
-        ws.statistics,
-        coded.lengths,
-        coded.anchor,
-        resident.norms,
-        ws.m,
-        ws.l,
-        ws.o,
-        ws.output,
-        ws.lse,
-        *found,
-        opened.action,
-        opened.some,
-        refused,
-        out.output.view(torch.int16) if out_bfloat16 else out.output,
-        out.lse,
-        made.bound,
-        made.key,
-        made.value,
-        made.arithmetic,
-        made.tolerance,
-        made.rung,
-        made.status,
-        made.promoted,
-        made.host_bytes,
-        out.position,
-        moved,
-        above(abs(scale)),
-        above(charges.floor * math.sqrt(head_dim)),
-        charges.coded.constant,
-        charges.resident.relative,
-        charges.resident.constant,
-        charges.share_up,
-        charges.share_lost,
-        charges.mass_down,
-        charges.mass_lost,
-        charges.of_mean,
-        charges.of_largest,
-        charges.of_output,
-        charges.absolute,
-        charges.cast_relative,
-        charges.cast_absolute,
-        tolerance / (1.0 + tolerance) if unit == "output" else tolerance,
-        states,
-        max_blocks,
-        H=kv_heads,
-        G=heads // kv_heads,
-        B=coded.block,
-        D=head_dim,
-        DP=max(32, triton.next_power_of_2(head_dim)),
-        FIRST=coded.first,
-        BFLOAT=bfloat16,
-        UNIT=UNITS.index(unit),
-        OUT_BFLOAT=out_bfloat16,
-        SC=STATES,
-        CHUNKS=triton.cdiv(states, STATES),
-        N=max(32, triton.next_power_of_2(states)),
-        EARLY=early(),
-        launch_pdl=early(),
-        num_warps=WARPS,
-        enable_fp_fusion=False,
-    )
+    given = (q, coded, resident, scale, rounding, unit, tolerance, ws, found, opened, refused, moved, out)
+    work(*given, early()).launch(WARPS, launch_pdl=early())
