@@ -1,23 +1,28 @@
 """What a tolerance costs on a GPU, with planes and without: bytes fetched and the time of a step, over typical heads.
 
-    python -m benchmarks.gpu.progressive --commit abc1234 [--tokens 8192,32768,131072] [--systems NAME,..] [--minutes 8]
+    python -m benchmarks.gpu.progressive --commit abc1234 [--tokens 32768] [--heads mixed] [--systems NAME,..]
 
-A layer is eight synthetic KV heads of one type (`benchmarks.tightness.heads`), each with four queries; originals are in
-host memory, and so are planes in systems that say so. Every step that is timed is judged against float64 attention of
-the originals: a violation, or a bound above its tolerance, ends the run with exit code 1. Rows are printed as they come
-and appended to benchmarks/results/progressive.csv. Systems whose formats have no kernels yet are left out, which is
-said. Without a GPU the twins run on short heads, and nothing is timed or recorded.
+A layer is eight synthetic KV heads of one type (`benchmarks.tightness.heads`), each with four queries a step, and a few
+steps; originals are in host memory, and so are planes in systems that say so. Heads are "mixed" unless told otherwise:
+of the five types the one where every system fetches something at the narrowest tolerance and none fetches everything,
+so that systems can be compared (of "diffuse" and "sink" heads INT8 and INT4 fetch nothing, of "local" ones hardly
+anything, and "retrieval" is about single blocks).
+
+Every step that is timed is judged against float64 attention of the originals: a violation, or a bound above its
+tolerance, ends the run with exit code 1. Kernels are compiled first, each system's in a process of its own, into
+Triton's cache, which all processes share; a cache is filled once per system. Rows are printed as they come and appended
+to benchmarks/results/progressive.csv. Systems that kernels do not run are left out, which is said. Without a GPU the
+twins run on short heads, and nothing is timed or recorded.
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing import get_context
@@ -27,11 +32,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from benchmarks import origin, table
-from benchmarks.gpu.graphs import DEVICE, GPU, capture, require, say, timed
+from benchmarks.gpu.graphs import DEVICE, GPU, Replay, capture, require, say, timed
 from benchmarks.tightness.heads import HEAD_DIM, KINDS, Head, synthetic
 
 from certkv.cli.bench.timing import GraphClock, dense_time
-from certkv.fast import Budget, Step, TieredCache, float64, plan
+from certkv.fast import Budget, Plan, Step, TieredCache, float64, plan
 from certkv.fast.errors import CertkvError
 
 RESULTS = Path(__file__).resolve().parents[1] / "results/progressive.csv"
@@ -40,7 +45,10 @@ TOLERANCES = (0.02, 0.05, 0.1)
 """Shares of the mass-weighted mean value norm."""
 
 KV_HEADS, GROUP, BLOCK = (8, 4, 64) if GPU else (2, 2, 64)
-REPLAYS, SECONDS = 20, 0.5
+STEPS = 4 if GPU else 1
+"""Steps of a layer, each with queries of its own."""
+
+REPLAYS, SECONDS = 15, 0.1
 """Timed runs of a step, fewer of one that takes long."""
 
 
@@ -66,6 +74,8 @@ SYSTEMS = (
     System("oscar planes", "oscar+2+4", "oscar+2+4", "host"),
     System("oscar planes on the device", "oscar+2+4", "oscar+2+4", "device"),
 )
+USUAL = tuple(s.name for s in SYSTEMS if s.name.startswith(("int8/int4", "oscar")) and s.name[-7:] != "channel")
+"""What is measured unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +85,8 @@ class Row:
     Attributes
     ----------
     run, commit, gpu, versions : str
-    head, tokens, kv_heads, q_heads, head_dim, block
-        The layer.
+    head, tokens, kv_heads, q_heads, head_dim, block, steps
+        The layer, and how many steps' queries; numbers are means over them.
     system, keys, values, planes, tolerance
     step_us, dense_us : float
         Medians: a captured step; torch's dense attention of the same originals.
@@ -89,7 +99,7 @@ class Row:
     key_originals, value_originals : float
         Blocks used as originals.
     rung_0, rung_1, rung_2, rung_3 : int
-        Heads by highest rung.
+        Heads of all steps by highest rung.
     tightness : float
         Bound over error, geometric mean.
     """
@@ -104,6 +114,7 @@ class Row:
     q_heads: int
     head_dim: int
     block: int
+    steps: int
     system: str
     keys: str
     values: str
@@ -129,7 +140,7 @@ class Layer(NamedTuple):
 
     Attributes
     ----------
-    q : T [1, q_heads, head_dim]
+    q : T [steps, q_heads, head_dim]
     k, v : T [1, tokens, kv_heads, head_dim]
         Laid out heads first, as a dense cache is.
     """
@@ -141,17 +152,18 @@ class Layer(NamedTuple):
     @classmethod
     def of(cls, heads: Sequence[Head]) -> Layer:
         """Put heads side by side."""
-        q = torch.from_numpy(np.concatenate([head.q for head in heads])).to(DEVICE)[None]
+        drawn = np.stack([head.q.reshape(-1, GROUP, HEAD_DIM) for head in heads], 1)
+        q = torch.from_numpy(drawn).to(DEVICE).flatten(1, 2)
         k, v = (
             torch.from_numpy(np.stack([getattr(head, side)[:, 0] for head in heads])).to(DEVICE)[None].transpose(1, 2)
             for side in "kv"
         )
         return cls(q, k, v)
 
-    def exact(self) -> list[float64.Exact]:
-        """Attention of every KV head's queries."""
+    def exact(self, step: int = 0) -> list[float64.Exact]:
+        """Attention of every KV head's queries of a step."""
         return [
-            float64.attention(self.q[0, h * GROUP : (h + 1) * GROUP], self.k[0, :, h], self.v[0, :, h], SCALE)
+            float64.attention(self.q[step, h * GROUP : (h + 1) * GROUP], self.k[0, :, h], self.v[0, :, h], SCALE)
             for h in range(KV_HEADS)
         ]
 
@@ -159,32 +171,43 @@ class Layer(NamedTuple):
 SCALE = 1.0 / math.sqrt(HEAD_DIM)
 
 
-def filled(layer: Layer, system: System) -> TieredCache:
-    """Encode a layer.
+def empty(tokens: int, system: System) -> TieredCache:
+    """Return a cache for so many tokens.
 
     Raises
     ------
     CertkvError
-        The library has no such format yet.
+        The library has no such format, or does not run it here.
     """
     placed: dict[str, Any] = {"planes": system.planes} if system.planes else {}
-    if set(placed) - set(inspect.signature(TieredCache).parameters):
-        raise CertkvError("the kernel library has no planes")
-    cache = TieredCache(
-        1,
-        KV_HEADS,
-        HEAD_DIM,
-        layer.k.shape[1],
-        torch.float16,
-        system.keys,
-        system.values,
-        BLOCK,
-        device=DEVICE,
-        **placed,
-    )
+    formats = (torch.float16, system.keys, system.values, BLOCK)
+    cache = TieredCache(1, KV_HEADS, HEAD_DIM, tokens, *formats, device=DEVICE, **placed)
     plan(cache, KV_HEADS * GROUP, Budget(), SCALE)  # refuses what steps do not read
+    return cache
+
+
+def filled(layer: Layer, system: System) -> TieredCache:
+    """Encode a layer; raises as `empty` does."""
+    cache = empty(layer.k.shape[1], system)
     cache.append(layer.k, layer.v)
     return cache
+
+
+def warm(tokens: int, system: System) -> float:
+    """Compile what a system needs for caches of so many tokens, into Triton's cache; return the seconds."""
+    begun = time.monotonic()
+    try:
+        cache = empty(tokens, system)
+    except CertkvError:
+        return 0.0
+    made = torch.Generator().manual_seed(1)
+    shape = (1, 3 * BLOCK + 1, KV_HEADS, HEAD_DIM)
+    cache.append(*(torch.randn(shape, generator=made).to(torch.float16).to(DEVICE) for _ in "kv"))
+    planned = plan(cache, KV_HEADS * GROUP, Budget(TOLERANCES[0]), SCALE)
+    q = torch.randn(1, KV_HEADS * GROUP, HEAD_DIM, generator=made).to(torch.float16).to(DEVICE)
+    planned.run(q, out=planned.step())
+    torch.cuda.synchronize()
+    return time.monotonic() - begun
 
 
 def judged(step: Step, exact: Sequence[float64.Exact], what: str) -> float:
@@ -208,40 +231,53 @@ def judged(step: Step, exact: Sequence[float64.Exact], what: str) -> float:
     return float(torch.cat(ratios).log().mean().exp())
 
 
-def measured(layer: Layer, system: System, exact: Sequence[float64.Exact], what: str) -> Iterator[dict[str, Any]]:
-    """Yield the columns of every tolerance."""
+def measured(
+    layer: Layer, system: System, exact: Sequence[Sequence[float64.Exact]], what: str
+) -> Iterator[dict[str, Any]]:
+    """Yield the columns of every tolerance; ``exact`` has every step's truths."""
     cache = filled(layer, system)
-    tokens, blocks = cache.tokens[0], max(1, cache.blocks(0))
-    dense = 4.0 * tokens * HEAD_DIM
     for t in TOLERANCES:
         made = plan(cache, KV_HEADS * GROUP, Budget(t), SCALE)
-        step = made.step()
-        replay = capture(made, layer.q, step)
-        replay()
+        step, q = made.step(), layer.q[:1].clone()
+        replay = capture(made, q, step)
+        found = []
+        for mine, truth in zip(layer.q, exact, strict=True):
+            q.copy_(mine[None])
+            found.append(one_step(made, q, step, replay, truth, f"{what}, {t}"))
+        rungs = {f"rung_{rung}": sum(x[f"rung_{rung}"] for x in found) for rung in range(4)}
+        means = {name: sum(x[name] for x in found) / len(found) for name in found[0]}
+        yield means | rungs | {"tolerance": t, "fetched_max": max(x["fetched_max"] for x in found)}
+
+
+def one_step(
+    made: Plan, q: torch.Tensor, step: Step, replay: Replay, truth: Sequence[float64.Exact], what: str
+) -> dict[str, Any]:
+    """Judge and time a step of the queries that ``q`` holds."""
+    cache, taken = made.cache, 0.0
+    dense, blocks = 4.0 * cache.tokens[0] * HEAD_DIM, max(1, cache.blocks(0))
+    replay()
+    step.ran(made, q)
+    step.check()
+    tightness = judged(step, truth, what)
+    if GPU:
+        first = timed(replay, 1)
+        taken = timed(replay, max(3, min(REPLAYS, int(SECONDS * 1e6 / first))))
+        step.ran(made, q)
         step.check()
-        tightness = judged(step, exact, f"{what}, {t}")
-        taken = 0.0
-        if GPU:
-            first = timed(replay, 1)
-            taken = timed(replay, max(3, min(REPLAYS, int(SECONDS * 1e6 / first))))
-            step.ran(made, layer.q)
-            step.check()
-            judged(step, exact, f"{what}, {t}, after it was timed")
-        certificate = step.certificate
-        planes = getattr(certificate, "plane_bytes", torch.zeros_like(certificate.host_bytes))
-        originals = certificate.promoted[0].float().mean(0) / blocks
-        yield {
-            "tolerance": t,
-            "step_us": taken,
-            "fetched": float(certificate.host_bytes.float().mean()) / dense,
-            "fetched_max": float(certificate.host_bytes.max()) / dense,
-            "plane_bytes": float(planes.float().mean()) / dense,
-            "moved_mb": float(step.moved_bytes.sum()) / 1e6,
-            "key_originals": float(originals[0]),
-            "value_originals": float(originals[1]),
-            **{f"rung_{rung}": int((certificate.rung == rung).sum()) for rung in range(4)},
-            "tightness": tightness,
-        }
+        judged(step, truth, f"{what}, after it was timed")
+    certificate = step.certificate
+    originals = certificate.promoted[0].float().mean(0) / blocks
+    return {
+        "step_us": taken,
+        "fetched": float(certificate.host_bytes.float().mean()) / dense,
+        "fetched_max": float(certificate.host_bytes.max()) / dense,
+        "plane_bytes": float(certificate.plane_bytes.float().mean()) / dense,
+        "moved_mb": float(step.moved_bytes.sum()) / 1e6,
+        "key_originals": float(originals[0]),
+        "value_originals": float(originals[1]),
+        **{f"rung_{rung}": int((certificate.rung == rung).sum()) for rung in range(4)},
+        "tightness": tightness,
+    }
 
 
 def layers(lengths: Sequence[int], kinds: Sequence[str]) -> Iterator[tuple[str, int, list[Future[Head]]]]:
@@ -249,12 +285,27 @@ def layers(lengths: Sequence[int], kinds: Sequence[str]) -> Iterator[tuple[str, 
     os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     with ProcessPoolExecutor(min(8, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
         asked = [
-            (kind, tokens, [pool.submit(synthetic, kind, tokens, seed, GROUP) for seed in range(KV_HEADS)])
+            (kind, tokens, [pool.submit(synthetic, kind, tokens, seed, GROUP * STEPS) for seed in range(KV_HEADS)])
             for tokens in lengths
             for kind in kinds
         ]
         while asked:
             yield asked.pop(0)
+
+
+def compiled(lengths: Sequence[int], systems: Sequence[System], patience: float) -> list[System]:
+    """Compile for all systems at once, for at most so many seconds; return the systems, those that are ready first."""
+    if not GPU:
+        return list(systems)
+    begun = time.monotonic()
+    pool = ProcessPoolExecutor(len(systems), mp_context=get_context("spawn"))
+    asked = {pool.submit(warm, max(lengths), system): system for system in systems}
+    done, late = wait(asked, timeout=patience)
+    for future in done:
+        say(f"compiled {asked[future].name}: {future.result():.0f} s")
+    pool.shutdown(wait=False, cancel_futures=True)
+    say(f"compiling took {time.monotonic() - begun:.0f} s" + (f"; {len(late)} are not ready" if late else ""))
+    return [asked[future] for future in asked if future in done] + [asked[future] for future in asked if future in late]
 
 
 HEADING = (
@@ -276,9 +327,10 @@ def line(r: Row) -> str:
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", default="8192,32768,131072" if GPU else "512", metavar="N,..")
-    parser.add_argument("--heads", default=",".join(KINDS), metavar="KIND,..")
-    parser.add_argument("--systems", default=",".join(s.name for s in SYSTEMS), metavar="NAME,..")
+    parser.add_argument("--tokens", default="32768" if GPU else "512", metavar="N,..")
+    parser.add_argument("--heads", default="mixed", metavar="KIND,..", help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--systems", default=",".join(USUAL), metavar="NAME,..")
+    parser.add_argument("--patience", type=float, default=75.0, help="seconds for compiling before measuring begins")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no system after so many")
     parser.add_argument("--small", action="store_true", help="record nothing unless --out names a file")
     origin.add_arguments(parser, RESULTS)
@@ -301,17 +353,21 @@ def main() -> None:
     }
     sizes: dict[str, Any] = {"kv_heads": KV_HEADS, "q_heads": KV_HEADS * GROUP, "head_dim": HEAD_DIM, "block": BLOCK}
     names, skipped = options.systems.split(","), set()
+    lengths, kinds = [int(n) for n in options.tokens.split(",")], options.heads.split(",")
     say(f"{gpu}, commit {of}")
+    drawing = layers(lengths, kinds)
+    ahead = next(drawing)  # on other processes, while kernels are compiled
+    systems = compiled(lengths, [system for system in SYSTEMS if system.name in names], options.patience)
     say(HEADING)
-    for kind, tokens, drawn in layers([int(n) for n in options.tokens.split(",")], options.heads.split(",")):
+    for kind, tokens, drawn in (ahead, *drawing):
         layer = Layer.of([future.result() for future in drawn])
-        exact = layer.exact()
+        exact = [layer.exact(step) for step in range(len(layer.q))]
         clock = GraphClock(DEVICE, REPLAYS) if GPU else None
         dense = dense_time(layer.k, layer.v, layer.q, SCALE, clock) if clock is not None else 0.0
         del clock
-        for system in SYSTEMS:
+        for system in systems:
             what = f"{kind}, {tokens} tokens, {system.name}"
-            if system.name not in names or system.name in skipped:
+            if system.name in skipped:
                 continue
             if time.monotonic() - begun > 60.0 * options.minutes:
                 say(f"{what}: not begun, {options.minutes:g} minutes are over")
@@ -324,7 +380,8 @@ def main() -> None:
                         "values": system.values,
                         "planes": system.planes,
                     }
-                    row = Row(**head, **sizes, head=kind, tokens=tokens, dense_us=dense, **about, **found)
+                    layer_of: dict[str, Any] = {"head": kind, "tokens": tokens, "steps": len(layer.q)}
+                    row = Row(**head, **sizes, **layer_of, dense_us=dense, **about, **found)
                     say(line(row))
                     if out is not None:
                         table.append(out, Row, [row])
