@@ -61,7 +61,11 @@ def test_every_policy_is_sound(capture: Path, run: Run, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:triton.runtime.interpreter")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.language")
-@pytest.mark.parametrize("formats", [(), ("--keys", "int8+4", "--values", "int4-g32+4")], ids=["one level", "planes"])
+@pytest.mark.parametrize(
+    "formats",
+    [(), ("--keys", "int8+4", "--values", "int4-g32+4"), ("--keys", "oscar+2+4", "--values", "oscar+2+4")],
+    ids=["one level", "planes", "two planes"],
+)
 def test_kernels_are_sound(formats: tuple[str, ...], run: Run, tmp_path: Path) -> None:
     """In the interpreter, which takes a second for a step: few tokens."""
     path = save(synthetic(queries=1, q_heads=2, kv_heads=1, tokens=45), tmp_path / "a.safetensors")

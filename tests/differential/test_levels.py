@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -255,9 +256,9 @@ def test_planes_are_missing_where_they_are_wanted_and_nowhere_else() -> None:
     assert not fast.decode(q, cache, fast.Naive()).certificate.plane_bytes.any()
 
 
-@pytest.mark.parametrize("place", ["host", "device"])
-def test_a_flipped_bit_of_a_plane_is_noticed_and_repaired(place: Any) -> None:
-    cache, q = cache_of("int8+4", "int4-g32+4", 2, planes=place)
+@pytest.mark.parametrize(("values", "place"), [("int4-g32+4", "host"), ("int4-g32+4", "device"), ("oscar+2+4", "host")])
+def test_a_flipped_bit_of_a_plane_is_noticed_and_repaired(values: str, place: Any) -> None:
+    cache, q = cache_of("int8+4", values, 2, planes=place)
     held = {name: x.clone() for name, x in cache.pool.tensors().items()}
     planes = [x.clone() for x in (*cache.planes.keys, *cache.planes.values)]
     cache.verify(originals=True)
@@ -353,6 +354,40 @@ def test_a_mistake_in_the_corrections_is_noticed(plant: Plant, monkeypatch: pyte
     plant(monkeypatch)
     with pytest.raises(AssertionError):
         test_states_are_those_of_the_levels_that_were_read("int8+4", "int4-g32+4")
+
+
+def the_first_plane_alone(patch: pytest.MonkeyPatch) -> None:
+    """Every level above the base is read as the first."""
+    real = refine._finer
+
+    def found(*given: Any) -> Any:
+        levels_ = real(*given)
+        return [levels_[0]] * len(levels_)
+
+    patch.setattr(refine, "_finer", found)
+
+
+def levels_without_norms(patch: pytest.MonkeyPatch) -> None:
+    """Levels above the base forget the norms of tokens."""
+    real = refine._finer
+    patch.setattr(refine, "_finer", lambda fmt, stored, *given: real(fmt, stored._replace(norm=None), *given))
+
+
+def levels_that_are_not_turned(patch: pytest.MonkeyPatch) -> None:
+    """Levels above the base stay in the rotated basis, though keys and values of the base do not."""
+    real = refine._finer
+
+    def found(fmt: Any, *given: Any) -> Any:
+        return real(SimpleNamespace(decode_level=fmt.decode_level_rotated), *given)  # type: ignore[arg-type]
+
+    patch.setattr(refine, "_finer", found)
+
+
+@pytest.mark.parametrize("plant", [the_first_plane_alone, levels_without_norms, levels_that_are_not_turned])
+def test_a_mistake_in_several_planes_is_noticed(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        test_states_are_those_of_the_levels_that_were_read("oscar+2+4", "oscar+2+4")
 
 
 def test_a_choice_that_is_not_paid_for_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
