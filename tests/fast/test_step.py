@@ -181,6 +181,16 @@ def test_missing_originals_leave_no_output(policy: Policy) -> None:
     decode(case.q, appended_again(case, 0), policy)
 
 
+@pytest.mark.parametrize("block", [0, 1])
+def test_rung_three_needs_no_block_that_is_pinned(block: int) -> None:
+    case = Case()
+    case.cache.originals.lose(0, 0, block)
+    planned = plan(case.cache, KV_HEADS * GROUP, Budget(0.0))
+    step = planned.run(case.q, out=planned.step())
+    assert step.certificate.status[:, 0].tolist() == [Status.HOST_MISSING if block else Status.OK, 0, 0]
+    assert block or case.holds(step)
+
+
 def appended_again(case: Case, sequence: int) -> TieredCache:
     """Append the tokens of a sequence anew, as an error asks for."""
     n = TOKENS[sequence]

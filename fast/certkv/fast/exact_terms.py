@@ -64,19 +64,19 @@ def exact_terms_twin(
     bound : float32 [batch, Hq]
         Written for these heads.
     missing : uint8 [batch] or None
-        Set to 1 for a sequence with such a head whose originals are not all there.
+        Set to 1 for a sequence with such a head whose originals, but for a pinned block, are not all there.
     dense : uint8 [batch]
         Set to 1 for a sequence with such a head whose output is not finite, and whose scores or values are so large
         that sums may have overflowed.
     """
     kv_heads, block = coded.anchor.shape[1], coded.block
     wanted = grouped(flags, kv_heads) != 0
-    blocks = torch.arange(present.shape[-1], device=q.device) < (coded.lengths // block)[:, None]  # [batch, max_blocks]
+    coded_blocks = coded.valid()
     if missing is not None:
-        lost = (blocks[:, None] & (present == 0)).any(-1)[:, :, None] & wanted
+        # a pinned block is read where it lies on the device
+        lost = (coded_blocks & (present == 0)[:, :, None]).any(-1) & wanted
         missing.copy_(torch.where(lost.flatten(1).any(-1), 1, missing))
 
-    coded_blocks = coded.valid()
     notes = not_negative(coded.gather(coded.pool.value_notes)[..., NORM].to(torch.float32))[:, :, None]
     largest_size = torch.where(coded_blocks, known(grouped(size, kv_heads)), 0.0).amax(-1)
     largest = torch.where(coded_blocks, notes, 0.0).amax(-1)

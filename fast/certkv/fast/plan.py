@@ -1,22 +1,23 @@
 """Plan a step once, run it often: all memory it needs, every reason why it cannot be run, and the order of its parts.
 
-attend -> merge -> ( certify -> choose -> refine )* -> exact head -> finish
+attend -> first tier, or merge -> ladder
 
-`Budget` goes round as often as it has rounds; `Naive` certifies once. Whatever a part has nothing to do for, it leaves
-alone: the parts are predicated by flags on the device, so that one captured graph serves every step of a shape. Under
-`Budget` kernels do everything behind the first tier in one launch (`certkv.fast.kernels.ladder`).
+The ladder certifies, promotes and finishes (`certkv.fast.rounds`); `Budget` goes round as often as it has rounds,
+`Naive` certifies once. What a part has nothing to do for, it leaves alone: the parts are predicated by flags on the
+device, so that one captured graph serves every step of a shape. Under `Budget` kernels do everything behind the first
+tier in one launch (`certkv.fast.kernels.ladder`).
 """
 
 from __future__ import annotations
 
 import torch
 
-from certkv.fast import dense, ops, paper
+from certkv.fast import dense, ops
 from certkv.fast.arithmetic import H200, TWIN, Arithmetic
 from certkv.fast.cache import TieredCache
-from certkv.fast.certify import CHUNK, Finer, Pass
+from certkv.fast.certify import CHUNK, Finer
 from certkv.fast.checks import Reasons, check_tensor, type_name, whole_number
-from certkv.fast.choose import DEVICE_COST, EXACT_HEAD, Prices
+from certkv.fast.choose import DEVICE_COST, Prices
 from certkv.fast.coded import Coded
 from certkv.fast.errors import DTypeError, InputError, PlanError, SettingError
 from certkv.fast.finish import Flags
@@ -31,8 +32,8 @@ from certkv.fast.passes import Passes, passes_for
 from certkv.fast.plan_checks import Listed, checked_scale, device_reasons
 from certkv.fast.policies import Budget, Naive, PaperPolicy, Policy
 from certkv.fast.refine import Check, FinerRead, State
-from certkv.fast.resident_terms import ResidentPass
 from certkv.fast.rounding import rounding
+from certkv.fast.rounds import in_parts
 from certkv.fast.splits import splits_of
 from certkv.fast.step import Step
 from certkv.fast.totals import Unit
@@ -179,7 +180,6 @@ class Plan(Handled):
         use.attend(q, self.coded, cache.resident, self.scale, ws, self.rounding if tiered else None)
         if not tiered:
             use.merge(ws, None)
-            self._ladder(q, flags, unit, tolerance, out)
         else:
             use.first_tier(
                 q,
@@ -196,17 +196,18 @@ class Plan(Handled):
                 out.moved_bytes,
                 out.result,
             )
-            if use.ladder is None:
-                self._ladder(q, flags, unit, tolerance, out)
-            else:
-                use.ladder(self._whole(q, flags, unit, tolerance, out))
+        given = self._given(q, flags, unit, tolerance, out)
+        if tiered and use.ladder is not None:
+            use.ladder(given)
+        else:
+            in_parts(given, use, policy, self.index)
         if self.verifier is not None:
             self.verifier.after(cache, self.coded, ws, parts.choice, not isinstance(policy, Naive), out.result)
         out.ran(self, q)
         return out
 
-    def _whole(self, q: torch.Tensor, flags: Flags, unit: Unit, tolerance: float, out: Step) -> Ladder:
-        """Return what `_ladder` works on under `Budget`, for a kernel that does all of it."""
+    def _given(self, q: torch.Tensor, flags: Flags, unit: Unit, tolerance: float, out: Step) -> Ladder:
+        """Return what the ladder works on."""
         cache = self.cache
         return Ladder(
             q,
@@ -238,88 +239,6 @@ class Plan(Handled):
             return None
         finer = Finer(parts.finer, parts.foreseen)
         return Levels(finer, FinerRead(cache.planes, parts.finer.delta), self.prices)
-
-    def _ladder(self, q: torch.Tensor, flags: Flags, unit: Unit, tolerance: float, out: Step) -> None:
-        """Certify token by token, promote, and finish; heads that the first tier accepted stay as they are."""
-        cache, ws, parts, policy, use = self.cache, self.ws, self.parts, self.policy, self.passes
-        use.begin(ws.levels, parts.choice, flags, out.moved_bytes, not isinstance(policy, Budget))
-        use.score_error(q, self.coded, self.scale, self.rounding.first.floor, parts.errors, self.rounding.lost)
-        leveled = self._levels()
-        finer = {} if leveled is None else {"finer": leveled.read}
-        prices = {} if leveled is None else {"prices": leveled.prices}
-        if leveled is not None:
-            use.finer_score_error(q, self.coded, self.scale, parts.finer)
-        for done in range(self.rounds + 1):
-            if done == 1 and isinstance(policy, PaperPolicy):
-                paper.select(
-                    policy,
-                    self.coded,
-                    parts.terms.mass,
-                    parts.resident_mass,
-                    ws.l,
-                    self.index,
-                    parts.choice,
-                    parts.selection,
-                )
-            if done:
-                use.fetch(parts.choice, ws.levels, cache.originals, cache.scratch, out.moved_bytes, done == 1)
-                use.refine(
-                    q,
-                    self.scale,
-                    self.coded,
-                    cache.originals,
-                    cache.scratch,
-                    parts.errors.delta,
-                    parts.choice,
-                    self._state(),
-                    parts.missing,
-                    out.moved_bytes,
-                    self._check(),
-                    parts.corrections,
-                    parts.terms.partial if done == 1 else None,
-                    **finer,
-                )
-            self._certify(q, done)
-            if done == 0 and isinstance(policy, PaperPolicy):
-                continue
-            use.choose(
-                parts.terms,
-                ws.levels,
-                ws.output,
-                self.rounding.first if done == 0 else self.rounding.after,
-                unit,
-                tolerance,
-                self.rounds - done,
-                2 * cache.max_blocks,
-                parts.found,
-                parts.choice,
-                **prices,
-            )
-        if isinstance(policy, PaperPolicy):
-            delta, levels = parts.errors.delta, ws.levels
-            paper.monitors(policy, self.coded, parts.selection, parts.terms.mass, ws.l, delta, levels, parts.choice)
-        if not isinstance(policy, Naive):
-            self._exact(q, out.moved_bytes)
-        if not isinstance(policy, Budget):
-            # heads that did not go to rung 3, too, may have an output that is no number for want of range
-            ws.flags.fill_(1)
-            self._exact_terms(q, None)
-        use.finish(
-            q,
-            self.coded,
-            ws.output,
-            ws.lse,
-            parts.exact_bound,
-            parts.found,
-            ws.levels,
-            parts.selection.rung if isinstance(policy, PaperPolicy) else None,
-            parts.choice,
-            flags,
-            cache.originals.block_bytes,
-            out.result,
-        )
-        if leveled is not None:
-            use.finish_levels(ws.levels, parts.choice, cache.planes, out.certificate)
 
     def op(self, q: torch.Tensor) -> ops.Decoded:
         """Run a step as the operator ``certkv::decode``: for ``torch.compile``, which does not look inside it.
@@ -361,57 +280,6 @@ class Plan(Handled):
             ws.o,
             ws.output,
             ws.lse,
-        )
-
-    def _certify(self, q: torch.Tensor, done: int) -> None:
-        """Terms of what was executed, for the heads that are still open."""
-        ws, parts, cache, use = self.ws, self.parts, self.cache, self.passes
-        charges = self.rounding.first if done == 0 else self.rounding.after
-        active = parts.choice.action  # heads that went to rung 3 are computed in vain
-        seen = Pass(ws.weights, ws.reference, ws.m, ws.l, ws.output, ws.levels)
-        leveled = self._levels()
-        finer = {} if leveled is None else {"finer": leveled.finer}
-        use.certify(seen, self.coded, parts.errors, charges, parts.terms, active, **finer)
-        held = ResidentPass(
-            q,
-            cache.resident.keys,
-            cache.resident.values,
-            ws.resident_weights,
-            ws.resident_reference,
-            ws.m,
-            ws.l,
-            ws.output,
-        )
-        use.resident_terms(held, self.coded, self.scale, charges, parts.resident_mass, parts.terms, active)
-        if done:
-            use.keep_largest(parts.terms.partial, self._state(), parts.choice.action)
-
-    def _exact(self, q: torch.Tensor, moved: torch.Tensor) -> None:
-        """Rung 3, of the heads that need it."""
-        ws, parts, use = self.ws, self.parts, self.passes
-        torch.eq(parts.choice.action, EXACT_HEAD, out=ws.flags.view(torch.bool))
-        cache = self.cache
-        use.exact_head(q, self.coded, cache.resident, cache.originals, cache.scratch, moved, self.scale, ws)
-        use.merge(ws, ws.flags)
-        self._exact_terms(q, parts.missing)
-
-    def _exact_terms(self, q: torch.Tensor, missing: torch.Tensor | None) -> None:
-        """Bound the heads that are flagged as those of rung 3."""
-        ws, parts, cache = self.ws, self.parts, self.cache
-        self.passes.exact_terms(
-            q,
-            self.coded,
-            cache.resident,
-            cache.originals.present,
-            parts.errors.size,
-            self.scale,
-            self.rounding.exact,
-            self.rounding.first,
-            ws.flags,
-            ws.output,
-            parts.exact_bound,
-            missing,
-            parts.dense,
         )
 
 

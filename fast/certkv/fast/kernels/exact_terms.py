@@ -84,9 +84,9 @@ def exact_terms_kernel(
         norms = tl.zeros((N,), tl.float32)
         for start in range(0, blocks, N):
             block = start + tl.arange(0, N)
-            inside = block < blocks
-            coded = inside & (block >= FIRST)
-            there = tl.load(present + kv * max_blocks + block, mask=inside, other=1)
+            coded = (block >= FIRST) & (block < blocks)
+            # a pinned block is read where it lies on the device
+            there = tl.load(present + kv * max_blocks + block, mask=coded, other=1)
             lost = tl.maximum(lost, tl.where(there == 0, 1, 0))
             page = tl.load(page_table + sequence * max_blocks + block, mask=coded, other=0).to(tl.int64)
             norm = not_negative(load16(value_notes + (page * H + head) * 7 + 1, coded, True))
