@@ -8,9 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from certkv import reference
 from certkv.fast.cache import TieredCache
@@ -66,23 +65,13 @@ class CacheMachine(RuleBasedStateMachine):
         spare=st.integers(0, 4),
     )
     def start(
-        self,
-        batch: int,
-        kv_heads: int,
-        block: int,
-        head_dim: int,
-        keys: str,
-        values: str,
-        dtype: torch.dtype,
-        place: Any,
-        spare: int,
+        self, batch: int, kv_heads: int, head_dim: int, dtype: torch.dtype, place: Any, spare: int, **formats: Any
     ) -> None:
-        """Make an empty cache of each kind."""
-        capacity = 5 * block + spare
-        made: dict[str, Any] = {"keys": keys, "values": values, "block": block}
-        self.ours = TieredCache(batch, kv_heads, head_dim, capacity, dtype, originals=place, **made)
+        """Make an empty cache of each kind; formats are keys, values, block, and planes where there are some."""
+        capacity = 5 * formats["block"] + spare
+        self.ours = TieredCache(batch, kv_heads, head_dim, capacity, dtype, originals=place, **formats)
         self.theirs = [
-            reference.Cache(kv_heads=kv_heads, head_dim=head_dim, dtype=TYPES[dtype], **made) for _ in range(batch)
+            reference.Cache(kv_heads=kv_heads, head_dim=head_dim, dtype=TYPES[dtype], **formats) for _ in range(batch)
         ]
         self.fed: list[dict[str, list[np.ndarray[Any, Any]]]] = [{side: [] for side in SIDES} for _ in range(batch)]
         self.lost = np.zeros((batch, kv_heads, self.ours.max_blocks), np.bool_)
@@ -255,19 +244,3 @@ class CacheMachine(RuleBasedStateMachine):
         blocks, block = self.ours.blocks(s), self.ours.block
         tokens = np.concatenate(self.fed[s][side])[: blocks * block]
         return np.asarray(tokens.reshape(blocks, block, *tokens.shape[1:]).transpose(0, 2, 1, 3))
-
-
-def run(examples: int, steps: int, machine: type[CacheMachine] = CacheMachine) -> None:
-    """Drive so many histories of up to so many events; the same ones every time."""
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            phases=(Phase.generate,),
-            suppress_health_check=list(HealthCheck),
-        ),
-    )

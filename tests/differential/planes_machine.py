@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
@@ -16,7 +15,7 @@ from certkv.fast.pool import FINER_VALUE_NOTES, KEY_NOTES
 from certkv.reference.cache.cache import SIDES
 
 from .append_machine import AppendMachine
-from .cache_machine import SEEDS, TYPES, CacheMachine, same_bits, to_torch
+from .cache_machine import SEEDS, TYPES, same_bits, to_torch
 from .step_machine import StepMachine
 
 KEYS = st.sampled_from(["int8", *sorted(PLANAR_KEY_FORMATS)])
@@ -43,44 +42,9 @@ class PlanesCacheMachine(AppendMachine):
         place=PLACES,
         planes=PLACES,
     )
-    def start(
-        self,
-        batch: int,
-        kv_heads: int,
-        block: int,
-        head_dim: int,
-        keys: str,
-        values: str,
-        dtype: torch.dtype,
-        place: Any,
-        planes: Any,
-    ) -> None:
+    def start(self, **drawn: Any) -> None:
         """Make an empty cache of each kind."""
-        CacheMachine.start(self, batch, kv_heads, block, head_dim, "int8", "int8", dtype, place, 2)
-        self.ours = fast.TieredCache(
-            batch,
-            kv_heads,
-            head_dim,
-            5 * block + 2,
-            dtype,
-            keys=keys,
-            values=values,
-            block=block,
-            originals=place,
-            planes=planes,
-        )
-        self.theirs = [
-            reference.Cache(
-                kv_heads=kv_heads,
-                head_dim=head_dim,
-                dtype=TYPES[dtype],
-                keys=keys,
-                values=values,
-                block=block,
-                planes=planes,
-            )
-            for _ in range(batch)
-        ]
+        super().start(**drawn, spare=2)
 
     @rule(seed=SEEDS, which=st.sampled_from(["sequence", "head", "block", "one"]))
     def lose_planes(self, seed: int, which: str) -> None:
@@ -134,26 +98,9 @@ class PlanesStepMachine(StepMachine):
         place=PLACES,
         planes=PLACES,
     )
-    def start(
-        self,
-        batch: int,
-        kv_heads: int,
-        group: int,
-        block: int,
-        head_dim: int,
-        keys: str,
-        values: str,
-        dtype: torch.dtype,
-        place: Any,
-        planes: Any,
-    ) -> None:
+    def start(self, **drawn: Any) -> None:
         """Make an empty cache of each kind."""
-        StepMachine.start(self, batch, kv_heads, group, block, head_dim, "int8", "int8", dtype, place)
-        sizes = {"keys": keys, "values": values, "block": block, "planes": planes}
-        self.ours = fast.TieredCache(batch, kv_heads, head_dim, 8 * block + 3, dtype, originals=place, **sizes)
-        self.theirs = [
-            reference.Cache(kv_heads=kv_heads, head_dim=head_dim, dtype=TYPES[dtype], **sizes) for _ in range(batch)
-        ]
+        super().start(**drawn)
 
     @rule(s=st.integers(0, 2), head=st.integers(0, 1))
     def lose_planes(self, s: int, head: int) -> None:

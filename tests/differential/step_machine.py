@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from certkv import fast, reference
 from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS
@@ -39,21 +38,12 @@ class StepMachine(RuleBasedStateMachine):
         place=st.sampled_from(["host", "device"]),
     )
     def start(
-        self,
-        batch: int,
-        kv_heads: int,
-        group: int,
-        block: int,
-        head_dim: int,
-        keys: str,
-        values: str,
-        dtype: torch.dtype,
-        place: Any,
+        self, batch: int, kv_heads: int, group: int, head_dim: int, dtype: torch.dtype, place: Any, **formats: Any
     ) -> None:
-        """Make an empty cache of each kind."""
+        """Make an empty cache of each kind; formats are keys, values, block, and planes where there are some."""
         self.group = group
-        formats: dict[str, Any] = {"keys": keys, "values": values, "block": block}
-        self.ours = fast.TieredCache(batch, kv_heads, head_dim, 8 * block + 3, dtype, originals=place, **formats)
+        capacity = 8 * formats["block"] + 3
+        self.ours = fast.TieredCache(batch, kv_heads, head_dim, capacity, dtype, originals=place, **formats)
         self.theirs = [
             reference.Cache(kv_heads=kv_heads, head_dim=head_dim, dtype=TYPES[dtype], **formats) for _ in range(batch)
         ]
@@ -181,19 +171,3 @@ class StepMachine(RuleBasedStateMachine):
         with pytest.raises(fast.NonFiniteError) as ours:
             fast.decode(to_torch(q), self.ours, fast.Naive())
         assert ours.value.position == (s, *theirs.value.position)
-
-
-def run(examples: int, steps: int) -> None:
-    """Drive so many histories of up to so many events; the same ones every time."""
-    run_state_machine_as_test(
-        StepMachine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            phases=(Phase.generate,),
-            suppress_health_check=list(HealthCheck),
-        ),
-    )

@@ -17,13 +17,13 @@ from certkv.fast.pages import PageTable
 from certkv.fast.resident import TAIL
 
 from .append_machine import AppendMachine
-from .cache_machine import run
+from .histories import run
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def test_both_caches_are_the_same_under_any_events() -> None:
-    run(40, 14, AppendMachine)
+    run(AppendMachine, 40, 14)
 
 
 def changed(name: str, change: Callable[..., None]) -> Plant:
@@ -157,4 +157,4 @@ def refusals_after_a_reset(patch: pytest.MonkeyPatch) -> None:
 def test_a_planted_mistake_is_noticed(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     with pytest.raises((AssertionError, CertkvError, IndexError, pytest.fail.Exception)):
-        run(400, 14, AppendMachine)
+        run(AppendMachine, 400, 14)

@@ -18,13 +18,14 @@ from certkv.fast.pages import PageTable
 from certkv.fast.pool import Pool
 from certkv.fast.resident import Resident
 
-from .cache_machine import run
+from .cache_machine import CacheMachine
+from .histories import run
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def test_both_caches_are_the_same_under_any_events() -> None:
-    run(40, 12)
+    run(CacheMachine, 40, 12)
 
 
 def pages_of_another_block(patch: pytest.MonkeyPatch) -> None:
@@ -170,4 +171,4 @@ def one_sequence_for_all(patch: pytest.MonkeyPatch) -> None:
 def test_a_planted_mistake_is_noticed(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     with pytest.raises((AssertionError, NonFiniteError, pytest.fail.Exception)):
-        run(120, 16)
+        run(CacheMachine, 120, 16)

@@ -2,28 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
-
+from .histories import run
 from .planes_machine import PlanesCacheMachine, PlanesStepMachine
-
-
-def run(machine: Any, examples: int, steps: int) -> None:
-    """Drive so many histories of up to so many events; the same ones every time."""
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            phases=(Phase.generate,),
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
 
 
 def test_caches_are_the_same_under_any_events() -> None:

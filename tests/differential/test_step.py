@@ -23,11 +23,12 @@ from certkv.reference.steps.group import Group, Levels
 from certkv.reference.steps.tolerance import tolerance
 
 from .cache_machine import TYPES, to_torch
-from .step_machine import run
+from .histories import run
+from .step_machine import StepMachine
 
 
 def test_every_output_is_within_its_bound_under_any_events() -> None:
-    run(120, 25)
+    run(StepMachine, 120, 25)
 
 
 class Case:
