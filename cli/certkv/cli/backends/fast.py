@@ -111,9 +111,9 @@ class FastBackend:
                 )
             fmt = None if name is None else find(name)
             # what a plan refuses on a GPU, and not in the interpreter
-            if self.name == "triton" and isinstance(fmt, Planar) and (fmt.divided or len(fmt.plane_bits) > 1):
+            if self.name == "triton" and isinstance(fmt, Planar) and fmt.divided:
                 raise SettingError(
-                    f"{option} {name}: kernels do not read its base plane yet; use --backend torch or reference"
+                    f"{option} {name}: kernels do not write its base plane yet; use --backend torch or reference"
                 )
         for layer in capture.layers:
             if layer.q.dtype != layer.k.dtype:

@@ -45,6 +45,9 @@ from certkv.fast.planes import Planes
 from certkv.fast.pool import FINER_VALUE_NOTES, KEY_NOTES, Pool
 
 KEY_WIDTH, VALUE_WIDTH = len(KEY_NOTES), len(FINER_VALUE_NOTES)
+NORM_TOKENS = {128: 8, 256: 2}
+"""Tokens of a tile where norms are bounded, by channels: what does not spill; 16 of narrower ones."""
+
 AT_LARGEST, AT_DECODED = tl.constexpr(LARGEST_RESIDUAL), tl.constexpr(DECODED)
 
 
@@ -380,7 +383,7 @@ def _launch(
                 scratch,
                 items,
                 OUT=KEY_NOTES.index("relative_operator_ub") if side.keys else RESIDUAL_OPERATOR,
-                T=tokens_of(width) // (4 if width > 128 else 2),
+                T=NORM_TOKENS.get(width, 16),
                 R=rows,
                 RP=min(rows, PANEL),
                 DP=padded,
