@@ -9,7 +9,7 @@ import torch
 from certkv.fast.anchor import first_block_mean
 from certkv.fast.append import Split, assemble, split
 from certkv.fast.append_one_host import OneTokenAppends
-from certkv.fast.checks import ORIGINALS, Reasons, check_tensor, require_finite, size, whole_number
+from certkv.fast.checks import ORIGINALS, Reasons, check_tensor, known_device, require_finite, size, whole_number
 from certkv.fast.checksum import Checksums, owners
 from certkv.fast.damage import Damage, find, repair
 from certkv.fast.encode import encode_keys, encode_values
@@ -117,7 +117,7 @@ class TieredCache(OneTokenAppends):
             reasons.add(SettingError(f"originals is {originals!r}; give one of {', '.join(PLACES)}"))
         if planes not in PLACES:
             reasons.add(SettingError(f"planes is {planes!r}; give one of {', '.join(PLACES)}"))
-        where = reasons.catch(_device, device)
+        where = reasons.catch(known_device, device)
         least = 1 if of_keys is None else of_keys.least_block
         if (tokens := sizes["block"]) is not None and tokens < least:
             reasons.add(SettingError(f"keys {keys} have groups of {least} tokens, and blocks of {tokens} hold none"))
@@ -382,21 +382,3 @@ class TieredCache(OneTokenAppends):
             encode_keys(k[part], pages, self.pool, base_keys)
             encode_values(v[part], pages, self.pool, anchor.expand(len(pages), -1, -1), base_values)
             encode_planes(k[part], v[part], pages, self.pool, self.planes, of_keys, of_values)
-
-
-def _device(device: torch.device | str) -> torch.device:
-    """Return the device as tensors name it: "cuda" is the current one.
-
-    Raises
-    ------
-    SettingError
-    """
-    try:
-        known = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise SettingError(f"device is {device!r}; give one that torch knows") from error
-    if known.type == "cuda":
-        if not torch.cuda.is_available():
-            raise SettingError(f"device is {device!r}, but torch sees no GPU here")
-        return known if known.index is not None else torch.device("cuda", torch.cuda.current_device())
-    return known

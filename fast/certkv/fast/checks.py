@@ -62,6 +62,24 @@ def size(name: str, value: object, least: int = 1) -> int:
     return number
 
 
+def known_device(device: torch.device | str) -> torch.device:
+    """Return the device as tensors name it: "cuda" is the current one.
+
+    Raises
+    ------
+    SettingError
+    """
+    try:
+        known = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise SettingError(f"device is {device!r}; give one that torch knows") from error
+    if known.type == "cuda":
+        if not torch.cuda.is_available():
+            raise SettingError(f"device is {device!r}, but torch sees no GPU here")
+        return known if known.index is not None else torch.device("cuda", torch.cuda.current_device())
+    return known
+
+
 class Reasons:
     """Collects everything that is wrong with the arguments of one call, to say it all at once."""
 
