@@ -30,7 +30,7 @@ from certkv.fast.outward_fp32 import above, check_roundings
 from certkv.fast.parts import Parts
 from certkv.fast.passes import Passes, passes_for
 from certkv.fast.plan_checks import Listed, checked_scale, device_reasons
-from certkv.fast.policies import Budget, Naive, PaperPolicy, Policy
+from certkv.fast.policies import MAX_ROUNDS, Budget, Naive, PaperPolicy, Policy
 from certkv.fast.refine import Check, FinerRead, State
 from certkv.fast.rounding import rounding
 from certkv.fast.rounds import in_parts
@@ -101,10 +101,15 @@ class Plan(Handled):
 
     @property
     def rounds(self) -> int:
-        """Rounds of promotion; none where the tolerance is 0, which no quantized output meets."""
+        """Rounds of promotion; none where the tolerance is 0, which no quantized output meets.
+
+        A plane of the key format adds one: what a block is worth at its next level is known once it was read.
+        """
         if isinstance(self.policy, PaperPolicy):
             return 1
-        return self.policy.rounds if isinstance(self.policy, Budget) and self.policy.tolerance > 0.0 else 0
+        if not isinstance(self.policy, Budget) or self.policy.tolerance == 0.0 or self.policy.rounds == 0:
+            return 0
+        return min(self.policy.rounds + self.cache.planes.counts[0], MAX_ROUNDS)
 
     def step(self, device: torch.device | str | None = None) -> Step:
         """Allocate what a run writes, on the cache's device."""
