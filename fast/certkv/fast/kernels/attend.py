@@ -33,7 +33,8 @@ from certkv.fast.arithmetic import signed_constant
 from certkv.fast.coded import Coded
 from certkv.fast.kernels.coded_block import coded_block
 from certkv.fast.kernels.early import early
-from certkv.fast.kernels.pass_state import exact_block, load_query, row_squares, store_four, store_state
+from certkv.fast.kernels.pass_state import load_query, store_four, store_state
+from certkv.fast.kernels.resident_block import ask_for, resident_block, resident_sizes
 from certkv.fast.kernels.score_block import token_of
 from certkv.fast.kernels.shape import Shape, bits, format_constants
 from certkv.fast.kernels.split_terms import constants, split_terms, store_query_numbers
@@ -136,9 +137,7 @@ def attend_kernel(
         slot = split - splits - 1
         count = tl.where(slot == 0, tl.where(blocks > 0, B * PINNED, 0), tokens % B)
         start = (row * 2 + slot) * (B * D)
-        norms = tl.sqrt_rn(row_squares(resident_values, start, count, BP, D, BFLOAT))
-        keys = tl.max(row_squares(resident_keys, start, count, BP, D, BFLOAT), 0)
-        mean = tl.div_rn(tl.sum(norms, 0), tl.maximum(count, 1).to(tl.float32))
+        keys, mean = resident_sizes(resident_keys, resident_values, start, count, D, BFLOAT)
         to = statistics + ((row * G + g) * (max_blocks + 2) + max_blocks + slot) * 4
         tl.store(to + 1, tl.zeros([GP], tl.float32) + keys, mask=g < G)
         tl.store(to + 2, tl.zeros([GP], tl.float32) + mean, mask=g < G)
@@ -155,6 +154,8 @@ def attend_kernel(
     for _v in tl.static_range((D + VC - 1) // VC):
         o = o + (tl.zeros([VC, GP], tl.float32),)
     if split == 0:
+        ask_for(resident_keys, row * 2 * (B * D), 2 * B * D, INTERPRET)
+        ask_for(resident_values, row * 2 * (B * D), 2 * B * D, INTERPRET)
         for slot in range(0, 2):
             count = tl.where(slot == 0, tl.where(blocks > 0, B * PINNED, 0), tokens % B)
             at = (row * G + g) * 2 + slot
@@ -162,7 +163,7 @@ def attend_kernel(
             ref = tl.full([GP], float("-inf"), tl.float32)
             if count > 0:
                 start = (row * 2 + slot) * (B * D)
-                p, m, l, o = exact_block(
+                p, m, l, o = resident_block(
                     resident_keys,
                     resident_values,
                     start,
@@ -176,7 +177,6 @@ def attend_kernel(
                     GP,
                     D,
                     VC,
-                    B,
                     RP,
                     BFLOAT,
                     BIAS,

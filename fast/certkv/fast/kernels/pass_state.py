@@ -116,19 +116,6 @@ def exact_block(
 
 
 @triton.jit
-def row_squares(x, start, count, B_ROWS: tl.constexpr, D: tl.constexpr, BFLOAT: tl.constexpr):
-    """Sum of squares of each of the first ``count`` rows of a block of originals, [B_ROWS]; 0 for the others."""
-    t = tl.arange(0, B_ROWS)
-    ch = tl.arange(0, 64)
-    squares = tl.zeros([B_ROWS, 64], tl.float32)
-    for k in tl.static_range((D + 63) // 64):
-        inside = (t < count)[:, None] & (ch + 64 * k < D)[None, :]
-        y = widen(tl.load(x + start + t[:, None] * D + (ch + 64 * k)[None, :], mask=inside, other=0), BFLOAT)
-        squares += y * y
-    return tl.sum(squares, 1)
-
-
-@triton.jit
 def store_four(to, x, live):
     """Write four numbers that follow each other, each a tensor like ``to``, at once."""
     i = tl.arange(0, 2)
