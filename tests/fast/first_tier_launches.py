@@ -18,10 +18,10 @@ from certkv.fast.workspace import plan_workspace
 FP16, BF16 = torch.float16, torch.bfloat16
 CASES = (
     # query heads per KV head, head size, block, values, type, blocks, splits
-    (4, 128, 64, "int4", FP16, 2048, 132),
+    (4, 128, 64, "int4", FP16, 2048, 128),
     (4, 128, 64, "int4", FP16, 128, 128),
     (4, 128, 64, "int8", FP16, 2048, 132),
-    (4, 128, 64, "int4-g32", FP16, 2048, 132),
+    (4, 128, 64, "int4-g32", FP16, 2048, 128),
     (4, 256, 64, "int8-g64", BF16, 64, 8),
     (5, 80, 16, "int8", FP16, 64, 8),
     (4, 192, 64, "int4", BF16, 64, 8),

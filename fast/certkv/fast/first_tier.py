@@ -107,9 +107,9 @@ def first_tier(
     inverse = torch.where(usable, 1.0 / denominator, torch.inf)
 
     parts = grouped(ws.part_terms, kv_heads)
-    factor = torch.where(ws.part_m > -torch.inf, torch.exp2(ws.part_m - ws.m[..., None]), 0.0)
-    weighted = grouped(factor, kv_heads)[..., None] * parts[..., :SUMS]
-    about, of, values, scale_lb, size = chunked(weighted.movedim(-1, 0), "sum").sum(-1)
+    factor = torch.where(ws.part_m > -torch.inf, torch.exp2(ws.part_m - ws.m[..., None]), 0.0)[..., :-1]
+    weighted = (grouped(factor, kv_heads)[..., None] * parts[..., :SUMS]).movedim(-1, 0)
+    about, of, values, scale_lb, size, _ = chunked(weighted, "sum").sum(-1)
     # the rest of a block's bounds is the worst of any block
     worst, largest, farthest, lossy = parts[..., SUMS:TERMS].amax(-2).unbind(-1)
 

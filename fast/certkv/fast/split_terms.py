@@ -30,21 +30,21 @@ from certkv.fast.coded import Coded, grouped
 from certkv.fast.outward_fp32 import SIXTH, above, exp_ub, inflate, known, root_of_squares
 from certkv.fast.scaled_query import query_power
 from certkv.fast.spectral import Errors
-from certkv.fast.workspace import PART_TERMS, Workspace
+from certkv.fast.workspace import Workspace
 
 if TYPE_CHECKING:
     from certkv.fast.rounding import Rounding
 
 COLUMNS = (
-    "about", "of", "values", "scales", "size", "worst", "largest", "farthest", "lossy", "query_squares",
+    "about", "of", "values", "scales", "size", "l", "worst", "largest", "farthest", "lossy", "query_squares",
     "query_largest",
 )  # fmt: skip
 """Meaning of the last axis of ``Workspace.part_terms``: sums of A, G, U, of masses times mean norms of values, and of
-masses times sizes of values; the largest Delta, size, n and eta of any block; the sum of squares of the query times the
-power of two of `scaled_query`, and its largest number. What is behind them is not written."""
+masses times sizes of values; l; the largest Delta, size, n and eta of any block; the sum of squares of the query times
+the power of two of `scaled_query`, and its largest number. What is behind them is not written."""
 
-SUMS, TERMS, WIDTH = 5, 9, PART_TERMS
-"""Columns that are sums; those and maxima; all of them."""
+SUMS, TERMS = 6, 10
+"""Columns that are sums, to be multiplied with the factor of a state; those and maxima."""
 
 LOOPS = 32
 """Sums of a kernel's lane that are added up from zero."""
@@ -98,11 +98,12 @@ def split_terms(q: torch.Tensor, coded: Coded, scale: float, rounding: Rounding,
     magnitude, floor, query_lost, product_lost, _, _, root_block, size_factor = costs(q, coded, scale, rounding)
     kv_heads, block, head_dim, splits = coded.anchor.shape[1], coded.block, q.shape[-1], out.splits
     power = query_power(q)
-    scaled = torch.ldexp(q.to(torch.float32), power[..., None])
+    scaled, size = torch.ldexp(q.to(torch.float32), power[..., None]), q.to(torch.float32).abs()
     parts = grouped(out.part_terms, kv_heads)
+    numbers = {"query_squares": scaled.square().sum(-1)[..., None], "query_largest": size.amax(-1)[..., None]}
     out.part_terms[..., :TERMS] = 0.0
-    out.part_terms[..., COLUMNS.index("query_squares")] = scaled.square().sum(-1)[..., None]
-    out.part_terms[..., COLUMNS.index("query_largest")] = q.to(torch.float32).abs().amax(-1)[..., None]
+    for name, number in (numbers | {"l": out.part_l[..., :-1]}).items():
+        out.part_terms[..., COLUMNS.index(name)] = number
     norm_q, largest_q = (grouped(x, kv_heads)[..., None] for x in query_numbers(out, head_dim, power))
     norm_q = torch.where(largest_q <= LARGEST_OPERAND, norm_q, torch.inf)
 
@@ -129,7 +130,8 @@ def split_terms(q: torch.Tensor, coded: Coded, scale: float, rounding: Rounding,
     )
     mean = torch.where(mean < torch.inf, mean, 0.0)
     of_blocks = (about, of, values, total * mean, total * used, delta, used, anchored, residual)
-    terms = [x.expand_as(delta) for x in of_blocks]
+    names = (name for name in COLUMNS[:TERMS] if name != "l")
+    terms = {COLUMNS.index(name): x.expand_as(delta) for name, x in zip(names, of_blocks, strict=True)}
     reference, m = grouped(out.reference, kv_heads), grouped(out.part_m, kv_heads)
     for s, tokens in enumerate(coded.lengths.tolist()):
         blocks = max(0, tokens // block - coded.first)
@@ -138,14 +140,14 @@ def split_terms(q: torch.Tensor, coded: Coded, scale: float, rounding: Rounding,
             if chosen.start == chosen.stop:
                 continue
             weight = torch.exp2(reference[s, :, :, chosen] - m[s, :, :, split, None])
-            for i, x in enumerate(terms):
+            for i, x in terms.items():
                 here = x[s, :, :, chosen]
                 parts[s, :, :, split, i] = chunked(weight * here, "sum").sum(-1) if i < SUMS else here.amax(-1)
 
 
 def query_numbers(out: Workspace, head_dim: int, power: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Upper bound of ``||q||``, infinite where q is not finite, and the largest number of q, float32 [batch, Hq]."""
-    squares, largest = (out.part_terms[:, :, -1, COLUMNS.index(f"query_{name}")] for name in ("squares", "largest"))
+    squares, largest = (out.part_terms[:, :, 0, COLUMNS.index(f"query_{name}")] for name in ("squares", "largest"))
     return known(inflate(torch.ldexp(root_of_squares(squares, head_dim), -power))), largest
 
 

@@ -20,6 +20,9 @@ RESIDENT_PROGRAMS = 3
 """What attend runs beside the splits of coded blocks: one program for the resident tokens, and one to measure each slot
 of them."""
 
+STATES = 32
+"""States of splits that the first tier takes at once; see `certkv.fast.kernels.first_tier`."""
+
 
 def splits_of(cache: TieredCache) -> int:
     """Programs per KV head of a sequence: enough to fill a GPU, and no more than there are blocks."""
@@ -39,9 +42,12 @@ def splits_on(cache: TieredCache, multiprocessors: int) -> int:
     """Return what `splits_of` does on a GPU with so many multiprocessors.
 
     With few sequences all programs of a pass run at once, those of the resident tokens included: one that had to wait
-    for another's end would begin when the others are half done.
+    for another's end would begin when the others are half done. Splits are whole tiles of the first tier, which then
+    masks nothing, where that leaves out few of them.
     """
     rows, places = cache.batch * cache.kv_heads, multiprocessors * programs_per_multiprocessor(cache)
     at_once = places // rows - RESIDENT_PROGRAMS
     wanted = at_once if at_once >= 8 * RESIDENT_PROGRAMS else -(-places // rows)
+    if wanted >= 3 * STATES:
+        wanted -= wanted % STATES
     return max(1, min(cache.max_blocks, wanted))

@@ -43,8 +43,8 @@ class Workspace:
     part_m, part_l : float32 [batch, Hq, S + 1]
         The last split is the resident tokens.
     part_o : float32 [batch, Hq, S + 1, d]
-    part_terms : float32 [batch, Hq, S + 1, 16]
-        What the blocks of a split add to the head's bound, in the unit of its state, and numbers of the query:
+    part_terms : float32 [batch, Hq, S, 16]
+        What the blocks of a split add to the head's bound, in the unit of its state; l, and numbers of the query:
         `certkv.fast.split_terms.COLUMNS`.
     m, l : float32 [batch, Hq]
         Of all tokens.
@@ -135,7 +135,7 @@ def plan_workspace(
         part_m=floats(splits + 1),
         part_l=floats(splits + 1),
         part_o=floats(splits + 1, head_dim),
-        part_terms=floats(splits + 1, PART_TERMS),
+        part_terms=floats(splits, PART_TERMS),
         m=floats(),
         l=floats(),
         o=floats(head_dim),

@@ -37,7 +37,7 @@ from certkv.fast.kernels.pass_state import load_query, store_four, store_state
 from certkv.fast.kernels.resident_block import ask_for, resident_block, resident_sizes
 from certkv.fast.kernels.score_block import token_of
 from certkv.fast.kernels.shape import Shape, bits, format_constants
-from certkv.fast.kernels.split_terms import constants, split_terms, store_query_numbers
+from certkv.fast.kernels.split_terms import constants, first_pages, split_terms, store_query_numbers, store_sum
 from certkv.fast.kernels.two_passes import two_passes
 from certkv.fast.pool import VALUE_NOTES
 from certkv.fast.resident import Resident
@@ -144,8 +144,9 @@ def attend_kernel(
         return
     query, c, largest = load_query(q, row * (G * D), sign, c2, G, GP, D, BFLOAT)
     where = tl.where(split == 0, splits, split - 1)
-    if STATISTICS:
-        store_query_numbers(part_terms, row, where, splits + 1, query, largest, G, GP)
+    if STATISTICS and split > 0:
+        store_query_numbers(part_terms, row, where, splits, query, largest, G, GP)
+    table = page_table + sequence * max_blocks
     first = tl.zeros((), tl.int32)
     last = tl.zeros((), tl.int32)
     m = tl.full([GP], float("-inf"), tl.float32)
@@ -235,12 +236,13 @@ def attend_kernel(
                 tl.store(reference + at, m, mask=g < G)
                 if STATISTICS:
                     store_four(statistics + ((row * G + g) * (max_blocks + 2) + block) * 4, found, g < G)
+    found = first_pages(table, first, last, GP, NB)
     store_state(part_m, part_l, part_o, row, where, splits + 1, g < G, m, l, o, G, GP, D, VC)
-    if STATISTICS:
+    if STATISTICS and split > 0:
+        store_sum(part_terms, row, where, splits, l, G, GP)
         split_terms(
-            part_terms, part_m, statistics, reference, page_table + sequence * max_blocks, key_notes, value_notes,
-            value_sizes, row, where, splits + 1, first, last, max_blocks, costs, H, G, GP, B, D, GROUP, NOTES, NB,
-            SQUARES_UP, BFLOAT,
+            part_terms, part_m, statistics, reference, table, found, key_notes, value_notes, value_sizes, row, where,
+            splits, first, last, max_blocks, costs, H, G, GP, B, D, GROUP, NOTES, NB, SQUARES_UP, BFLOAT,
         )  # fmt: skip
 
 

@@ -71,6 +71,7 @@ def head_totals(
         limit = tl.full((), float("inf"), tl.float32)
     else:
         limit = tl.minimum(tl.maximum(tl.where(limit == limit, limit, 0.0), 0.0), MOST)
+    limit = tl.where(bound == bound, limit, limit)  # of one shape
     accepted = (limit > 0.0) & (bound <= limit)
     need = known(numerator - tl.maximum(limit * DOWN - cast, 0.0) * below * LOWERED)
     need = tl.where(bound <= limit, 0.0, need)

@@ -41,19 +41,17 @@ from certkv.fast.kernels.outward_fp32 import (
     root_of_squares,
 )
 from certkv.fast.kernels.spectral import mass_lb
-from certkv.fast.kernels.split_terms import PEAK, SQUARES, STRIDE, TERM_COLUMNS, query_norm
+from certkv.fast.kernels.split_terms import HELD, PEAK, SQUARES, SUMMED, query_norm
 from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.outward_fp32 import above
 from certkv.fast.resident import Resident
 from certkv.fast.rounding import Rounding
+from certkv.fast.splits import STATES
 from certkv.fast.totals import UNITS, Totals, Unit
 from certkv.fast.workspace import Workspace
 
 WARPS = 8
 """Warps of a program, which is a head."""
-
-STATES = 32
-"""States whose outputs are read at once."""
 
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 ACCEPTED = tl.constexpr(ACCEPT)
@@ -71,15 +69,24 @@ def two_sums(a, b, a2, b2):
 
 
 @triton.jit
-def six_sums_and_maxima(l, a, b, c, d, e, f, g, h, i, l2, a2, b2, c2, d2, e2, f2, g2, h2, i2):
-    """Join what lanes hold: six sums, four maxima."""
-    return (
-        l + l2, a + a2, b + b2, c + c2, d + d2, e + e2,
-        tl.maximum(f, f2), tl.maximum(g, g2), tl.maximum(h, h2), tl.maximum(i, i2),
-    )  # fmt: skip
+def sum_and_maximum(a, b, a2, b2):
+    """Join a sum and a maximum."""
+    return a + a2, tl.maximum(b, b2)
 
 
-@triton.jit(do_not_specialize=["states", "max_blocks"])
+@triton.jit
+def element(x, i: tl.constexpr):
+    """Return one element of a small vector, as often as it has elements."""
+    return tl.gather(x, tl.full([HELD], i, tl.int32), 0)
+
+
+@triton.jit
+def put(to, x):
+    """Write a number that is held as often as a small vector has elements."""
+    tl.store(to + tl.zeros([HELD], tl.int32), x, mask=tl.arange(0, HELD) == 0)
+
+
+@triton.jit(do_not_specialize=["splits", "max_blocks"])
 def first_tier_kernel(
     part_m,
     part_l,
@@ -133,7 +140,7 @@ def first_tier_kernel(
     cast_relative,
     cast_absolute,
     share,
-    states,
+    splits,
     max_blocks,
     H: tl.constexpr,
     G: tl.constexpr,
@@ -146,7 +153,7 @@ def first_tier_kernel(
     OUT_BFLOAT: tl.constexpr,
     SC: tl.constexpr,
     CHUNKS: tl.constexpr,
-    N: tl.constexpr,
+    EVEN: tl.constexpr,
     EARLY: tl.constexpr,
     program=None,
 ):
@@ -165,29 +172,36 @@ def first_tier_kernel(
         gdc_wait()
         gdc_launch_dependents()
     # everything is read at once
+    held = tl.arange(0, HELD)
     part = tl.arange(0, SC)
+    # chunks are apart by constants, which loads have room for
+    of_maxima = part_m + row * (splits + 1) + part
+    of_terms = part_terms + row * splits * HELD + (part[:, None] * HELD + held[None, :])
+    of_outputs = part_o + row * (splits + 1) * D + (part[:, None] * D + channel[None, :])
     maxima = ()
-    for chunk in tl.static_range(CHUNKS):
-        at = chunk * SC + part
-        maxima = maxima + (tl.load(part_m + row * states + at, mask=at < states, other=float("-inf")),)
-    state = tl.arange(0, N)
-    m = tl.load(part_m + row * states + state, mask=state < states, other=float("-inf"))
-    total = tl.load(part_l + row * states + state, mask=state < states, other=0.0)
     terms = ()
-    for i in tl.static_range(TERM_COLUMNS):
-        at = part_terms + (row * states + state) * STRIDE + i
-        terms = terms + (tl.load(at, mask=state < states, other=0.0),)
     outputs = ()
     for chunk in tl.static_range(CHUNKS):
-        at = chunk * SC + part
-        mask = (at < states)[:, None] & inside[None, :]
-        outputs = outputs + (
-            tl.load(part_o + (row * states + at)[:, None] * D + channel[None, :], mask=mask, other=0.0),
-        )
-    # the resident tokens' split has the query's numbers, too
-    of_query = part_terms + (row * states + states - 1) * STRIDE
-    squared = tl.load(of_query + SQUARES)
-    largest_q = tl.load(of_query + PEAK)
+        some = chunk * SC + part < splits
+        if EVEN:
+            maxima = maxima + (tl.load(of_maxima + chunk * SC),)
+            terms = terms + (tl.load(of_terms + chunk * SC * HELD),)
+        else:
+            there = tl.broadcast_to(some[:, None], [SC, HELD])
+            maxima = maxima + (tl.load(of_maxima + chunk * SC, mask=some, other=float("-inf")),)
+            terms = terms + (tl.load(of_terms + chunk * SC * HELD, mask=there, other=0.0),)
+        if EVEN and D == DP:
+            outputs = outputs + (tl.load(of_outputs + chunk * SC * D),)
+        else:
+            there = some[:, None] & inside[None, :]
+            outputs = outputs + (tl.load(of_outputs + chunk * SC * D, mask=there, other=0.0),)
+    # the resident tokens' state is the last one
+    last = row * (splits + 1) + splits
+    last_m = tl.load(part_m + last)
+    last_l = tl.load(part_l + last)
+    last_o = tl.load(part_o + last * D + channel, mask=inside, other=0.0)
+    squared = tl.load(part_terms + row * splits * HELD + SQUARES)
+    largest_q = tl.load(part_terms + row * splits * HELD + PEAK)
     to_slot = statistics + (row * (max_blocks + 2) + max_blocks + slot) * 4
     slot_shared = tl.load(resident_reference + row * 2 + slot)
     slot_total = tl.load(to_slot)
@@ -197,24 +211,29 @@ def first_tier_kernel(
     norm_q, _ = query_norm(squared, largest_q, D, BFLOAT)
     finite_query = norm_q < INFINITY
     norm_q = tl.where(largest_q <= OPERAND, norm_q, INFINITY) + floor
-    maximum = tl.full([SC], float("-inf"), tl.float32)
-    for chunk in tl.static_range(CHUNKS):
+    maximum = maxima[0]
+    for chunk in tl.static_range(1, CHUNKS):
         maximum = tl.maximum(maximum, maxima[chunk])
-    maximum = tl.max(maximum, 0)
+    maximum = tl.maximum(tl.max(maximum, 0), last_m)
+    # without any token all maxima are -inf
+    unit = tl.where(maximum > float("-inf"), maximum, 0.0)
     o = tl.zeros([SC, DP], tl.float32)
+    sums = tl.zeros([SC, HELD], tl.float32)
+    tops = terms[0]
     for chunk in tl.static_range(CHUNKS):
-        # without any token all maxima are -inf
-        factor = tl.where(maxima[chunk] > float("-inf"), tl.exp2(maxima[chunk] - maximum), 0.0)
+        factor = tl.exp2(maxima[chunk] - unit)
         o = tl.fma(tl.broadcast_to(factor[:, None], [SC, DP]), outputs[chunk], o)
-    factor = tl.where(m > float("-inf"), tl.exp2(m - maximum), 0.0)
-    l, about, of, values, scales, size, worst, largest, farthest, lossy = tl.reduce(
-        (
-            factor * total, factor * terms[0], factor * terms[1], factor * terms[2], factor * terms[3],
-            factor * terms[4], terms[5], terms[6], terms[7], terms[8],
-        ), 0, six_sums_and_maxima,
-    )  # fmt: skip
-
-    o = tl.sum(o, 0)
+        sums = tl.fma(tl.broadcast_to(factor[:, None], [SC, HELD]), terms[chunk], sums)
+        tops = tl.maximum(tops, terms[chunk])
+    last_factor = tl.exp2(last_m - unit)
+    o = tl.fma(tl.broadcast_to(last_factor, [DP]), last_o, tl.sum(o, 0))
+    sums, tops = tl.reduce((sums, tops), 0, sum_and_maximum)
+    found = tl.where(held < SUMMED, sums, tops)
+    about, of, values, scales = element(found, 0), element(found, 1), element(found, 2), element(found, 3)
+    size, worst, largest = element(found, 4), element(found, 6), element(found, 7)
+    l = tl.sum(tl.where(held == 5, found, 0.0), 0)
+    farthest, lossy = element(found, 8), element(found, 9)
+    l = tl.fma(last_factor, last_l, l)
     c = tl.div_rn(o, tl.broadcast_to(l, [DP]))
     tl.store(o_out + row * D + channel, o, mask=inside)
     tl.store(output + row * D + channel, c, mask=inside)
@@ -229,18 +248,18 @@ def first_tier_kernel(
     usable = (l > 0.0) & (l < INFINITY)
     inverse = tl.where(usable, tl.div_rn(1.0, tl.where(usable, l, 1.0)), INFINITY)
     mass = not_negative(slot_total * tl.exp2(slot_shared - maximum) * inverse)
-    held = inflate(mass * share_up + B * share_lost)
+    kept = inflate(mass * share_up + B * share_lost)
     operand = inflate(root_of_squares(slot_keys, D))
     operand = tl.where(operand <= OPERAND, operand, INFINITY)
     sizes = inflate(known(scale * (norm_q * (operand + floor))))
     eps = tl.where(sizes <= LARGEST, inflate(resident_relative * sizes + resident_constant), INFINITY)
     slot_used = not_negative(slot_used)
-    moved = known(expm1_ub(eps) * held)
+    moved = known(expm1_ub(eps) * kept)
     slot_mean = lowered(tl.where(slot_mean < INFINITY, slot_mean, 0.0))  # squares may have overflowed
     slot_scale = tl.sum(tl.where(there, mass_lb(mass, mass_down, mass_lost) * slot_mean * DOWN, 0.0), 0)
     slot_about = tl.sum(tl.where(there, known(moved * (slot_used + norm)), 0.0), 0)
     slot_of = tl.sum(tl.where(there, moved, 0.0), 0)
-    slot_size = tl.sum(tl.where(there, known(held * slot_used), 0.0), 0)
+    slot_size = tl.sum(tl.where(there, known(kept * slot_used), 0.0), 0)
     slot_largest = tl.max(tl.where(there, slot_used, 0.0), 0)
 
     factor = inverse * share_up
@@ -275,25 +294,25 @@ def first_tier_kernel(
         norm,
         of_mean, of_largest, of_output, absolute, cast_relative, cast_absolute, share, UNIT,
     )  # fmt: skip
-    done = accepted & finite_query & (norm < INFINITY) & (verdict == OK)
-    tl.store(action + row, tl.where(done, ACCEPTED, OPEN).to(tl.uint8))
-    if not done:
-        tl.store(opened, 1)
+    clean = tl.where(finite_query & (norm < INFINITY) & (verdict == OK), 1.0, 0.0)
+    done = tl.where(accepted, clean, 0.0) > 0.0
+    put(action + row, tl.where(done, ACCEPTED, OPEN).to(tl.uint8))
+    tl.store(opened + tl.zeros([HELD], tl.int32), 1, mask=(held == 0) & ~done)
     tl.store(m_out + row, maximum)
     tl.store(l_out + row, l)
     tl.store(lse + row, natural)
     tl.store(lse_out + row, natural)
-    tl.store(bound_out + row, bound)
-    tl.store(key_out + row, key_part)
-    tl.store(value_out + row, value_part)
-    tl.store(arithmetic_out + row, arithmetic)
-    tl.store(tolerance_out + row, limit)
-    tl.store(need_out + row, need)
-    tl.store(result_bound + row, bound)
-    tl.store(result_key + row, key_part)
-    tl.store(result_value + row, value_part)
-    tl.store(result_arithmetic + row, arithmetic)
-    tl.store(result_tolerance + row, limit)
+    put(bound_out + row, bound)
+    put(key_out + row, key_part)
+    put(value_out + row, value_part)
+    put(arithmetic_out + row, arithmetic)
+    put(tolerance_out + row, limit)
+    put(need_out + row, need)
+    put(result_bound + row, bound)
+    put(result_key + row, key_part)
+    put(result_value + row, value_part)
+    put(result_arithmetic + row, arithmetic)
+    put(result_tolerance + row, limit)
     tl.store(rung_out + row, 0)
     tl.store(status_out + row, OK)
     tl.store(promoted_out + row * 2 + slot, tl.zeros([2], tl.int32))
@@ -325,7 +344,6 @@ def work(
     """
     (batch, heads, head_dim), charges = q.shape, rounding.first
     kv_heads, max_blocks = coded.anchor.shape[1], coded.page_table.shape[1]
-    states = ws.part_m.shape[-1]
     bfloat16, out_bfloat16 = (x.dtype == torch.bfloat16 for x in (q, out.output))
     made = out.certificate
     return Work(
@@ -379,7 +397,7 @@ def work(
             charges.cast_relative,
             charges.cast_absolute,
             tolerance / (1.0 + tolerance) if unit == "output" else tolerance,
-            states,
+            ws.splits,
             max_blocks,
         ),
         {
@@ -393,8 +411,8 @@ def work(
             "UNIT": UNITS.index(unit),
             "OUT_BFLOAT": out_bfloat16,
             "SC": STATES,
-            "CHUNKS": triton.cdiv(states, STATES),
-            "N": max(32, triton.next_power_of_2(states)),
+            "CHUNKS": triton.cdiv(ws.splits, STATES),
+            "EVEN": ws.splits % STATES == 0,
             "EARLY": waits,
         },
         {},

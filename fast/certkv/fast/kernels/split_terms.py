@@ -16,29 +16,43 @@ from certkv.fast.kernels.outward_fp32 import INFINITY, inflate, known, load16, n
 from certkv.fast.kernels.pass_state import power_of_two, query_shift
 from certkv.fast.kernels.shape import Shape
 from certkv.fast.kernels.spectral import block_terms
-from certkv.fast.split_terms import COLUMNS, LOOPS, PRODUCT, SUMS, TERMS, WIDTH, squares_up
+from certkv.fast.split_terms import COLUMNS, LOOPS, PRODUCT, SUMS, TERMS, squares_up
+from certkv.fast.workspace import PART_TERMS
 
 LARGEST = tl.constexpr(LARGEST_SIZE)
 OPERAND = tl.constexpr(LARGEST_OPERAND)
 PRODUCT_UP = tl.constexpr(PRODUCT)
-STRIDE = tl.constexpr(WIDTH)
-TERM_COLUMNS = tl.constexpr(TERMS)
-SUM_COLUMNS = tl.constexpr(SUMS)
-SQUARES = tl.constexpr(COLUMNS.index("query_squares"))
-PEAK = tl.constexpr(COLUMNS.index("query_largest"))
+HELD = tl.constexpr(PART_TERMS)
+SUMMED, BOUNDED = tl.constexpr(SUMS), tl.constexpr(TERMS)
+STATE_L, SQUARES, PEAK = (tl.constexpr(COLUMNS.index(name)) for name in ("l", "query_squares", "query_largest"))
 TILES = tl.constexpr(LOOPS)
 
 
 @triton.jit
-def store_query_numbers(part_terms, row, split, states, query, largest, G: tl.constexpr, GP: tl.constexpr):
+def store_query_numbers(part_terms, row, split, splits, query, largest, G: tl.constexpr, GP: tl.constexpr):
     """Write the sum of squares of a scaled query's numbers, and the largest number of the query as it is."""
     g = tl.arange(0, GP)
-    squares = tl.zeros([GP], tl.float32)
-    for k in tl.static_range(len(query)):
-        squares += tl.sum(query[k] * query[k], 0)
-    at = part_terms + ((row * G + g) * states + split) * STRIDE
+    squares = query[0] * query[0]
+    for k in tl.static_range(1, len(query)):
+        squares = tl.fma(query[k], query[k], squares)
+    squares = tl.sum(squares, 0)
+    at = part_terms + ((row * G + g) * splits + split) * HELD
     tl.store(at + SQUARES, squares, mask=g < G)
     tl.store(at + PEAK, largest, mask=g < G)
+
+
+@triton.jit
+def store_sum(part_terms, row, split, splits, total, G: tl.constexpr, GP: tl.constexpr):
+    """Write l beside the terms."""
+    g = tl.arange(0, GP)
+    tl.store(part_terms + ((row * G + g) * splits + split) * HELD + STATE_L, total, mask=g < G)
+
+
+@triton.jit
+def first_pages(pages, first, last, GP: tl.constexpr, NB: tl.constexpr):
+    """Load where the first of a split's blocks are, as `split_terms` wants it."""
+    block = first + tl.arange(0, GP * NB) % NB
+    return tl.load(pages + block, mask=block < last, other=0)
 
 
 @triton.jit
@@ -59,30 +73,17 @@ def sums_and_maxima(a, b, c, d, e, f, g, h, i, a2, b2, c2, d2, e2, f2, g2, h2, i
 
 @triton.jit
 def split_terms(
-    part_terms, part_m, statistics, reference, pages, key_notes, value_notes, sizes, row, split, states, first, last,
-    max_blocks, costs, H: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
+    part_terms, part_m, statistics, reference, pages, page, key_notes, value_notes, sizes, row, split, splits, first,
+    last, max_blocks, costs, H: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
     GROUP: tl.constexpr, NOTES: tl.constexpr, NB: tl.constexpr, SQUARES_UP: tl.constexpr, BFLOAT: tl.constexpr
 ):  # fmt: skip
     """Write the terms of the blocks from ``first`` to before ``last``, of which the pass has written all else."""
     scale, floor, query_lost, product_lost, relative_charge, constant_charge, root_block, size_factor = costs
-    none = tl.zeros([GP, NB], tl.int32)
-    g = tl.arange(0, GP)[:, None] + none
-    lane = tl.arange(0, NB)[None, :] + none
-    page = tl.load(pages + first + lane, mask=first + lane < last, other=0)
-    # what one thread of the program has stored another one reads
-    tl.debug_barrier()
-    live = g < G
-    heads = row * G + g
-    at = heads * states + split
-    m = tl.load(part_m + at, mask=live, other=0.0)
-    squared = tl.load(part_terms + at * STRIDE + SQUARES, mask=live, other=0.0)
-    largest_q = tl.load(part_terms + at * STRIDE + PEAK, mask=live, other=0.0)
-    norm_q, down = query_norm(squared, largest_q, D, BFLOAT)
-    norm_q = tl.where(largest_q <= OPERAND, norm_q, INFINITY) + floor
-    unit = scale * down
-    slope = inflate(scale * norm_q)
-    offset = inflate(scale * (norm_q * floor + query_lost * largest_q))
-    nothing = tl.zeros([GP, NB], tl.float32)
+    i = tl.arange(0, GP * NB)
+    g, lane = i // NB, i % NB
+    head = row * G + g
+    own = part_terms + (head * splits + split) * HELD
+    nothing = tl.zeros([GP * NB], tl.float32)
     about, of, values, scales, total_size = nothing, nothing, nothing, nothing, nothing
     worst, largest, farthest, lossy = nothing, nothing, nothing, nothing
     for start in range(first, last, NB * TILES):
@@ -90,38 +91,51 @@ def split_terms(
         about1, of1, values1, scales1, size1 = nothing, nothing, nothing, nothing, nothing
         for tile in range(start, tl.minimum(start + NB * TILES, last), NB):
             block = tile + lane
-            valid = live & (block < last)
+            valid = (g < G) & (block < last)
             place = page.to(tl.int64) * H + row % H
             page = tl.load(pages + block + NB, mask=block + NB < last, other=0)
-            relative = not_negative(load16(key_notes + place * 4 + 1, valid, True))
-            operator = not_negative(load16(key_notes + place * 4 + 2, valid, True))
+            relative = load16(key_notes + place * 4 + 1, valid, True)
+            operator = load16(key_notes + place * 4 + 2, valid, True)
             noted = value_notes + place * NOTES
-            residual = not_negative(load16(noted, valid, True))
-            anchored = not_negative(load16(noted + 2, valid, True))
-            residual_operator = not_negative(load16(noted + 4, valid, True))
-            anchored_operator = not_negative(load16(noted + 5, valid, True))
+            residual = load16(noted, valid, True)
+            anchored = load16(noted + 2, valid, True)
+            residual_operator = load16(noted + 4, valid, True)
+            anchored_operator = load16(noted + 5, valid, True)
             mean = load16(noted + 6, valid, True)
             operand = tl.load(sizes + place * 2, mask=valid, other=0.0)
             if GROUP > 0:
-                used = inflate(not_negative(load16(noted + 3, valid, True)) * size_factor)
+                used = load16(noted + 3, valid, True)
             else:
-                used = not_negative(tl.load(sizes + place * 2 + 1, mask=valid, other=0.0))
-            seen = statistics + (heads * (max_blocks + 2) + block) * 4
+                used = tl.load(sizes + place * 2 + 1, mask=valid, other=0.0)
+            # what one thread of the program has stored another one reads
+            tl.debug_barrier()
+            seen = statistics + (head * (max_blocks + 2) + block) * 4
             total = tl.load(seen, mask=valid, other=0.0)
             squares = tl.load(seen + 1, mask=valid, other=0.0)
             top = tl.load(seen + 2, mask=valid, other=0.0)
             steps = tl.load(seen + 3, mask=valid, other=0.0)
-            shared = tl.load(reference + heads * max_blocks + block, mask=valid, other=0.0)
+            shared = tl.load(reference + head * max_blocks + block, mask=valid, other=0.0)
+            m = tl.load(part_m + head * (splits + 1) + split, mask=valid, other=0.0)
+            squared = tl.load(own + SQUARES, mask=valid, other=0.0)
+            largest_q = tl.load(own + PEAK, mask=valid, other=0.0)
 
+            norm_q, down = query_norm(squared, largest_q, D, BFLOAT)
+            norm_q = tl.where(largest_q <= OPERAND, norm_q, INFINITY) + floor
+            slope = inflate(scale * norm_q)
+            offset = inflate(scale * (norm_q * floor + query_lost * largest_q))
+            used = not_negative(used)
+            if GROUP > 0:
+                used = inflate(used * size_factor)
+            residual, anchored = not_negative(residual), not_negative(anchored)
             mean = tl.where((mean >= 0.0) & (mean < INFINITY), mean, 0.0)
             size = slope * tl.where(operand <= OPERAND, operand, INFINITY) + offset
             eps = tl.where(size <= LARGEST, relative_charge * size + constant_charge, INFINITY)
-            error = unit * (root_of_squares(steps, D) * PRODUCT_UP + product_lost)
-            delta = inflate(error * relative + eps)
-            omega = inflate(error * operator + root_block * eps)
+            error = scale * down * (root_of_squares(steps, D) * PRODUCT_UP + product_lost)
+            delta = inflate(error * not_negative(relative) + eps)
+            omega = inflate(error * not_negative(operator) + root_block * eps)
             one, other, third = block_terms(
-                total, squares, top, delta, omega, anchored, anchored_operator, residual, residual_operator, B,
-                SQUARES_UP,
+                total, squares, top, delta, omega, anchored, not_negative(anchored_operator), residual,
+                not_negative(residual_operator), B, SQUARES_UP,
             )  # fmt: skip
             weight = tl.where(valid, tl.exp2(shared - m), 0.0)
             about1 = tl.fma(weight, one, about1)
@@ -138,15 +152,21 @@ def split_terms(
             about + about1, of + of1, values + values1, scales + scales1, total_size + size1
         )  # fmt: skip
     found = tl.reduce(
-        (about, of, values, scales, total_size, worst, largest, farthest, lossy), 1, sums_and_maxima
+        (
+            tl.reshape(about, [GP, NB]), tl.reshape(of, [GP, NB]), tl.reshape(values, [GP, NB]),
+            tl.reshape(scales, [GP, NB]), tl.reshape(total_size, [GP, NB]), tl.reshape(worst, [GP, NB]),
+            tl.reshape(largest, [GP, NB]), tl.reshape(farthest, [GP, NB]), tl.reshape(lossy, [GP, NB]),
+        ), 1, sums_and_maxima,
     )  # fmt: skip
-    column = tl.arange(0, STRIDE)[None, :]
-    row_of = tl.zeros([GP, STRIDE], tl.float32)
-    for i in tl.static_range(TERM_COLUMNS):
-        row_of = tl.where(column == i, found[i][:, None], row_of)
     g = tl.arange(0, GP)[:, None]
-    to = part_terms + ((row * G + g) * states + split) * STRIDE + column
-    tl.store(to, row_of, mask=(g < G) & (column < TERM_COLUMNS))
+    to = part_terms + ((row * G + g) * splits + split) * HELD
+    for start in tl.static_range(0, BOUNDED, NB):
+        at = start + tl.arange(0, NB)[None, :]
+        held = tl.zeros([GP, NB], tl.float32)
+        for i in tl.static_range(start, min(start + NB, BOUNDED)):
+            if i != STATE_L:
+                held = tl.where(at == i, found[i if i < STATE_L else i - 1][:, None], held)
+        tl.store(to + at, held, mask=(g < G) & (at < BOUNDED) & (at != STATE_L))
 
 
 def constants(shape: Shape, coded: Coded) -> dict[str, int | float]:
