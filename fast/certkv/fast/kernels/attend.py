@@ -129,6 +129,8 @@ def attend_kernel(
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
     sequence = row // H
+    # which of its entries are needed is known once the length is: that is one wait, and not two
+    ask_for(page_table + sequence * max_blocks, max_blocks, 32, 32, INTERPRET)
     tokens = tl.load(lengths + sequence)
     blocks = tokens // B
     g = tl.arange(0, GP)
@@ -155,8 +157,8 @@ def attend_kernel(
     for _v in tl.static_range((D + VC - 1) // VC):
         o = o + (tl.zeros([VC, GP], tl.float32),)
     if split == 0:
-        ask_for(resident_keys, row * 2 * (B * D), 2 * B * D, INTERPRET)
-        ask_for(resident_values, row * 2 * (B * D), 2 * B * D, INTERPRET)
+        ask_for(resident_keys + row * 2 * (B * D), 2 * B * D, B * D // 32, 64, INTERPRET)
+        ask_for(resident_values + row * 2 * (B * D), 2 * B * D, B * D // 32, 64, INTERPRET)
         for slot in range(0, 2):
             count = tl.where(slot == 0, tl.where(blocks > 0, B * PINNED, 0), tokens % B)
             at = (row * G + g) * 2 + slot

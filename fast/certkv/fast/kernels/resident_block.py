@@ -2,10 +2,10 @@
 
 Every launch fetches the code of a kernel whole, and kernels that follow each other in a graph share what a
 multiprocessor holds of it. On an H200, 64 of 94 KB were for the few programs of resident tokens, and a step over 8,192
-tokens took 32 us where it took 20 without them. So tokens come in tiles of 16, in loops that are not unrolled; the
-first program to need a line of originals asks for all of them at once.
+tokens took 32 us where it took 20 without them. So tokens come in tiles of 32, or 16, in loops that are not unrolled;
+all their originals are asked for before the first tile is read.
 
-Scores and weights of the tiles stay in registers: tile i of [tiles, 16, heads] is written and read by comparison.
+Scores and weights of the tiles stay in registers: tile i of [tiles, tokens, heads] is written and read by comparison.
 """
 # ruff: noqa: E741, RUF005 (l is the softmax state's name; Triton adds tuples, it does not unpack them)
 # mypy: disable-error-code="assignment"
@@ -18,19 +18,16 @@ import triton.language as tl
 from certkv.fast.kernels.operands import channel_order_rows, operand, pair, widen
 from certkv.fast.kernels.pass_state import softmax_block
 
-TILE: tl.constexpr = tl.constexpr(16)
+ROWS: tl.constexpr = tl.constexpr(16)
 AHEAD: tl.constexpr = tl.constexpr("prefetch.global.L2 [$1]; mov.u32 $0, 0;")
-LINE: tl.constexpr = tl.constexpr(64)
-"""Numbers of 16 bits per line of the L2."""
 
 
 @triton.jit
-def ask_for(x, start, SIZE: tl.constexpr, INTERPRET: tl.constexpr):
-    """Ask for ``SIZE`` numbers from element ``start`` on; a hint, without which nothing changes."""
+def ask_for(x, size, LINES: tl.constexpr, NUMBERS: tl.constexpr, INTERPRET: tl.constexpr):
+    """Ask for ``size`` numbers, up to so many lines of the L2, NUMBERS in each; a hint: without it nothing changes."""
     if not INTERPRET:
-        LINES: tl.constexpr = triton.next_power_of_2((SIZE + LINE - 1) // LINE)
-        line = tl.minimum(tl.arange(0, LINES) * LINE, SIZE - 1)
-        tl.inline_asm_elementwise(AHEAD, "=r,l", [x + start + line], dtype=tl.int32, is_pure=False, pack=1)
+        at = tl.minimum(tl.arange(0, triton.next_power_of_2(LINES)) * NUMBERS, size - 1)
+        tl.inline_asm_elementwise(AHEAD, "=r,l", [x + at], dtype=tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit
@@ -42,6 +39,7 @@ def resident_block(
     KC: tl.constexpr = (D + 63) // 64
     VN: tl.constexpr = (D + VC - 1) // VC
     BP: tl.constexpr = 2 * RP
+    TILE: tl.constexpr = min(32, BP)
     TILES: tl.constexpr = BP // TILE
     t = tl.arange(0, TILE)
     ch = tl.arange(0, 64)
@@ -84,12 +82,12 @@ def resident_block(
 @triton.jit
 def resident_sizes(keys, values, start, count, D: tl.constexpr, BFLOAT: tl.constexpr):
     """Return the largest square of a key's norm, and the mean norm of values, of ``count`` tokens."""
-    t = tl.arange(0, TILE)
+    t = tl.arange(0, ROWS)
     largest = tl.zeros((), tl.float32)
     total = tl.zeros((), tl.float32)
-    for row in tl.range(0, count, TILE, num_stages=1):
-        key = tl.zeros([TILE, 64], tl.float32)
-        value = tl.zeros([TILE, 64], tl.float32)
+    for row in tl.range(0, count, ROWS, num_stages=1):
+        key = tl.zeros([ROWS, 64], tl.float32)
+        value = tl.zeros([ROWS, 64], tl.float32)
         for k in tl.range(0, D, 64, num_stages=1):
             ch = k + tl.arange(0, 64)
             inside = (row + t < count)[:, None] & (ch < D)[None, :]
