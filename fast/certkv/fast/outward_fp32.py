@@ -115,8 +115,8 @@ def check_roundings(block: int, partials: int) -> None:
 
     A block's term has at most ``block + 48`` roundings and is inflated; its size has ``block + 8`` and is not, and over
     blocks there are at most `partials` sums, those of a chunk and a quotient's own. In the first tier a term of a block
-    is not inflated; a lane of a split's program adds up at most 32 of them from zero, and one of 256 blocks of such
-    sums; its neighbours, the factor of the state, and the states take 32 and one more for 128 states.
+    is not inflated; a lane of a split's program adds up at most 32 of them from zero, and one such sum per 256 blocks;
+    its neighbours take 5, up to 2,048 splits 64, and what is left 11.
 
     Raises
     ------
@@ -125,7 +125,7 @@ def check_roundings(block: int, partials: int) -> None:
     chains = {
         "block": block + 48,
         "sum over blocks": block + partials + 64,
-        "sum over splits": block + 112 + partials // 4,
+        "sum over splits": block + 160 + partials // 4,
     }
     for what, count in chains.items():
         if count + 1 > MOST_ROUNDINGS:

@@ -176,6 +176,23 @@ def _share_lb(*, absolute: int = 4) -> Goal:
     )
 
 
+def _split_share(*, flushed: bool = True) -> Goal:
+    # a weight w in the unit of its split, at most x and r, meets f, of which F is computed, or 0: s is what F lacks
+    w, x, f, F, s, r, lost, t, most = reals("w x f F s r lost t most")
+    return real(
+        w * f <= x * F + lost + (most * t if flushed else 0),
+        w == x + r,
+        f == F + s,
+        r <= lost,
+        s <= t,
+        between(0, w, most),
+        between(0, F, 1),
+        x >= 0,
+        lost >= 0,
+        t >= 0,
+    )
+
+
 def _cast(*, absolute: bool = True) -> Goal:
     # relative where normal, half the smallest number where not
     x, y, u, s = reals("x y u s")
@@ -268,6 +285,12 @@ LEMMAS = (
     ),
     Lemma("kernel_arithmetic.share_ub", "(P+h)/(L+H) <= P/L + 8 lost", _share_ub, partial(_share_ub, absolute=0)),
     Lemma("kernel_arithmetic.share_lb", "(P+h)/(L+H) >= P/L - 8 lost", _share_lb, partial(_share_lb, absolute=0)),
+    Lemma(
+        "kernel_arithmetic.split_share",
+        "w <= x + lost, f <= F + t: wf <= xF + lost + most t, a weight through the factor of its split",
+        _split_share,
+        partial(_split_share, flushed=False),
+    ),
     Lemma("kernel_arithmetic.cast", "relative or absolute: |y - x| <= u|x| + s", _cast, partial(_cast, absolute=False)),
     Lemma(
         "kernel_arithmetic.subnormal_float16",
