@@ -129,8 +129,6 @@ def attend_kernel(
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
     sequence = row // H
-    # which of its entries are needed is known once the length is: that is one wait, and not two
-    ask_for(page_table + sequence * max_blocks, max_blocks, 32, 32, INTERPRET)
     tokens = tl.load(lengths + sequence)
     blocks = tokens // B
     g = tl.arange(0, GP)

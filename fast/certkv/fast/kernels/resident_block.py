@@ -2,8 +2,7 @@
 
 Every launch fetches the code of a kernel whole, and kernels that follow each other in a graph share what a
 multiprocessor holds of it. On an H200, 64 of 94 KB were for the few programs of resident tokens, and a step over 8,192
-tokens took 32 us where it took 20 without them. So tokens come in tiles of 32, or 16, in loops that are not unrolled;
-all their originals are asked for before the first tile is read.
+tokens took 32 us where it took 20 without them. So tokens come in tiles of 16, in loops that are not unrolled; all their originals are asked for before the first tile is read.
 
 Scores and weights of the tiles stay in registers: tile i of [tiles, tokens, heads] is written and read by comparison.
 """
@@ -18,7 +17,7 @@ import triton.language as tl
 from certkv.fast.kernels.operands import channel_order_rows, operand, pair, widen
 from certkv.fast.kernels.pass_state import softmax_block
 
-ROWS: tl.constexpr = tl.constexpr(16)
+TILE: tl.constexpr = tl.constexpr(16)
 AHEAD: tl.constexpr = tl.constexpr("prefetch.global.L2 [$1]; mov.u32 $0, 0;")
 
 
@@ -39,7 +38,6 @@ def resident_block(
     KC: tl.constexpr = (D + 63) // 64
     VN: tl.constexpr = (D + VC - 1) // VC
     BP: tl.constexpr = 2 * RP
-    TILE: tl.constexpr = min(32, BP)
     TILES: tl.constexpr = BP // TILE
     t = tl.arange(0, TILE)
     ch = tl.arange(0, 64)
@@ -82,12 +80,12 @@ def resident_block(
 @triton.jit
 def resident_sizes(keys, values, start, count, D: tl.constexpr, BFLOAT: tl.constexpr):
     """Return the largest square of a key's norm, and the mean norm of values, of ``count`` tokens."""
-    t = tl.arange(0, ROWS)
+    t = tl.arange(0, TILE)
     largest = tl.zeros((), tl.float32)
     total = tl.zeros((), tl.float32)
-    for row in tl.range(0, count, ROWS, num_stages=1):
-        key = tl.zeros([ROWS, 64], tl.float32)
-        value = tl.zeros([ROWS, 64], tl.float32)
+    for row in tl.range(0, count, TILE, num_stages=1):
+        key = tl.zeros([TILE, 64], tl.float32)
+        value = tl.zeros([TILE, 64], tl.float32)
         for k in tl.range(0, D, 64, num_stages=1):
             ch = k + tl.arange(0, 64)
             inside = (row + t < count)[:, None] & (ch < D)[None, :]
