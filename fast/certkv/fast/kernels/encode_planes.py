@@ -25,7 +25,7 @@ from certkv.fast.certify import DECODED, LARGEST_RESIDUAL, RESIDUAL_OPERATOR
 from certkv.fast.formats.packing import plane_rows
 from certkv.fast.formats.planar import Planar, offset
 from certkv.fast.kernels.log_codes import encode as encode_log_codes
-from certkv.fast.kernels.operator_norm import CHANNELS, PANEL, WARPS, _product, _programs, scratch_size
+from certkv.fast.kernels.operator_norm import scratch_size
 from certkv.fast.kernels.rotated import (
     as_stored,
     errors,
@@ -39,8 +39,9 @@ from certkv.fast.kernels.rotated import (
     value_affine,
 )
 from certkv.fast.kernels.rounding import fp32, up, widen
+from certkv.fast.kernels.rows_norm import CHANNELS, PANEL, WARPS, constants, programs_of, rows_norm
 from certkv.fast.log_codes import ratios as code_ratios
-from certkv.fast.numbers import U, gamma, norm_factor, outward
+from certkv.fast.numbers import norm_factor, outward
 from certkv.fast.planes import Planes
 from certkv.fast.pool import FINER_VALUE_NOTES, KEY_NOTES, Pool
 
@@ -281,25 +282,9 @@ def level_norm_kernel(
                 largest = widen(tl.load(notes + of_level * WIDTH + AT_LARGEST), True)
                 found = tl.load(residual_codes + of_level * B + every, mask=every < B, other=0).to(tl.int32)
                 unit = tl.where(every < B, tl.load(ratios + found) * largest, 0.0)
-            over = tl.where(unit > 0.0, unit * unit, 1.0)
-            frobenius = tl.sum(tl.where(unit > 0.0, squares / over, 0.0), 0)
-            off = tl.sum(tl.where(unit > 0.0, err_squares / over, 0.0), 0)
-            exponent = (frobenius.to(tl.int64, bitcast=True) >> 52) - 1023
-            half = tl.where(frobenius > 0.0, exponent, 0) >> 1
-            root = ((1023 + half) << 52).to(tl.float64, bitcast=True)
-            trace = frobenius * ((1023 - 2 * half) << 52).to(tl.float64, bitcast=True)
-            tl.store(units + every, unit * root)
-            tl.debug_barrier()
-            gram_squares = _product(w, DP, units, gram, True, True, R, RP, C)
-            tl.debug_barrier()
-            second_squares = _product(gram, R, units, second, False, True, R, RP, C)
-            tl.debug_barrier()
-            fourth_squares = _product(second, R, units, second, False, False, R, RP, C)
-            norm = tl.sqrt(fourth_squares) * UP
-            norm = tl.sqrt(norm + GAMMA_R * second_squares * UP) * UP
-            norm = tl.sqrt(norm + GAMMA_R * gram_squares * UP) * UP
-            norm = tl.sqrt(tl.minimum(norm + GAMMA_D * trace * UP, trace * UP)) * UP * root
-            norm = (norm + (tl.sqrt(off) + OWN * tl.sqrt(frobenius)) * UP) * UP
+            norm = rows_norm(
+                w, gram, second, units, unit, squares, err_squares, R, RP, DP, C, GAMMA_D, GAMMA_R, UP, OWN
+            )
             tl.store(notes + of_level * WIDTH + OUT, up(norm, True))
 
 
@@ -327,7 +312,7 @@ def _launch(
     # half as many as where codes are encoded: more is computed of each
     tokens = max(8, tokens_of(width) // 2)
     items = n * heads
-    programs = _programs(items, originals.device)
+    programs = programs_of(items, originals.device)
     if scratch is None:
         size = scratch_size(items, block, head_dim, originals.device)
         scratch = torch.empty(size, dtype=torch.float64, device=originals.device)
@@ -388,10 +373,7 @@ def _launch(
                 RP=min(rows, PANEL),
                 DP=padded,
                 C=CHANNELS,
-                GAMMA_D=gamma(padded + 3),
-                GAMMA_R=gamma(rows + 2),
-                UP=outward(max(rows * rows, padded + rows) + 8),
-                OWN=4.0 * U,
+                **constants(rows, padded),
                 num_warps=WARPS.get(rows, 8),
                 num_stages=2,
                 **shared,

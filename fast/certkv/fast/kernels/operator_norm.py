@@ -8,21 +8,8 @@ RESIDUAL    V - V_hat                stored eta_t
 ANCHORED    V - mu                   stored n_t
 ==========  =======================  ==========================
 
-where keys whose steps belong to groups of tokens have units of K in place of the step.
-
-``||H|| <= (tr G^8)^(1/16)``, G = H H^T scaled by a power of two, so that its trace is from 1 to 4::
-
-    G = (W W^T)_ij / (s_i s_j)      off by at most gamma(d + 2) ||H||_F^2, because |w_i| |w_j| bounds every sum
-    S = G G^T                       off by at most gamma(B) ||G||_F^2
-    F = S S^T                       off by at most gamma(B) ||S||_F^2
-    ||H||^2 <= ||G|| + lost,  ||G||^2 <= ||S|| + lost,  ||S||^2 <= ||F||_F + lost
-
-in float64 (``mma.f64`` rounds as IEEE 754; gamma holds for any order, fused or not). W as computed is off by its own
-rounding and by err, the rounding of decoding: their Frobenius norm over s is added. The twin is
-`certkv.fast.annotate.rows_norm_ub`.
-
-A program takes one item after another. W, G and S go through memory, since a product wants all of both operands; they
-are small enough to stay in the L2 cache.
+where keys whose steps belong to groups of tokens have units of K in place of the step. How H is bounded once its rows
+are there is `certkv.fast.kernels.rows_norm`. A program takes one item after another.
 """
 
 from __future__ import annotations
@@ -36,20 +23,10 @@ from certkv.fast.formats.packing import plane_rows
 from certkv.fast.kernels.affine import reconstruct, token_of_row
 from certkv.fast.kernels.rotated import errors, key_affine, meaning, norms_of, spread, tokens_of, value_affine
 from certkv.fast.kernels.rounding import up, widen
+from certkv.fast.kernels.rows_norm import CHANNELS, PANEL, WARPS, constants, numbers, programs_of, rows_norm
 from certkv.fast.log_codes import ratios
-from certkv.fast.numbers import U, gamma, outward
 
 RELATIVE, RESIDUAL, ANCHORED = 0, 1, 2
-CHANNELS = 16
-"""Columns of a tile of W, and terms of one step of a product."""
-
-PANEL = 32
-"""Rows of a product at a time."""
-
-WARPS = {16: 4, 32: 4, 64: 4, 128: 8}
-"""Warps by rows of a tile; other numbers of rows take 8."""
-
-PROGRAMS_PER_MULTIPROCESSOR = 2
 
 
 @triton.jit
@@ -170,38 +147,6 @@ def _turned_rows(
     return squares, err_squares
 
 
-@triton.jit
-def _product(
-    a,
-    N: tl.constexpr,
-    unit,
-    out,
-    UNITS: tl.constexpr,
-    STORE: tl.constexpr,
-    R: tl.constexpr,
-    RP: tl.constexpr,
-    K: tl.constexpr,
-):
-    """Form A A^T of A [R, N], over ``unit_i unit_j`` if UNITS (0 where one is 0); return the sum of squares of it."""
-    row = tl.arange(0, R)
-    term = tl.arange(0, K)
-    total = tl.zeros((R,), tl.float64)
-    for panel in range(0, R, RP):
-        mine = panel + tl.arange(0, RP)
-        product = tl.zeros((RP, R), tl.float64)
-        for first in range(0, N, K):
-            left = tl.load(a + mine[:, None] * N + first + term[None, :])
-            right = tl.load(a + row[:, None] * N + first + term[None, :])
-            product = tl.dot(left, tl.trans(right), product, out_dtype=tl.float64)
-        if UNITS:
-            over = tl.load(unit + mine)[:, None] * tl.load(unit + row)[None, :]
-            product = tl.where(over > 0.0, product / tl.where(over > 0.0, over, 1.0), 0.0)
-        if STORE:
-            tl.store(out + mine[:, None] * R + row[None, :], product)
-        total += tl.sum(product * product, 0)
-    return tl.sum(total, 0)
-
-
 @triton.jit(do_not_specialize=["items"])  # or how many blocks fill decides what is compiled
 def operator_norm_kernel(
     x,
@@ -318,36 +263,10 @@ def operator_norm_kernel(
                 largest = widen(tl.load(notes + place * WIDTH + LARGEST), True)
                 code = tl.load(token_codes + place * B + token).to(tl.int32)
                 unit = tl.where(exists, tl.load(ratios + code) * largest, 0.0)
-            # a product of two units is exact: 24 bits each; rows without a unit are zero
-            over = tl.where(unit > 0.0, unit * unit, 1.0)
-            frobenius = tl.sum(tl.where(unit > 0.0, squares / over, 0.0), 0)
-            off = tl.sum(tl.where(unit > 0.0, err_squares / over, 0.0), 0)
-            # 2**-(2 half), from bits: brings the trace to [1, 4); the units take its inverse root
-            exponent = (frobenius.to(tl.int64, bitcast=True) >> 52) - 1023
-            half = tl.where(frobenius > 0.0, exponent, 0) >> 1
-            root = ((1023 + half) << 52).to(tl.float64, bitcast=True)
-            trace = frobenius * ((1023 - 2 * half) << 52).to(tl.float64, bitcast=True)
-            tl.store(units + row, unit * root)
-            tl.debug_barrier()
-            gram_squares = _product(w, DP, units, gram, True, True, R, RP, C)
-            tl.debug_barrier()
-            second_squares = _product(gram, R, units, second, False, True, R, RP, C)
-            tl.debug_barrier()
-            fourth_squares = _product(second, R, units, second, False, False, R, RP, C)
-            norm = tl.sqrt(fourth_squares) * UP
-            norm = tl.sqrt(norm + GAMMA_R * second_squares * UP) * UP
-            norm = tl.sqrt(norm + GAMMA_R * gram_squares * UP) * UP
-            norm = tl.sqrt(tl.minimum(norm + GAMMA_D * trace * UP, trace * UP)) * UP * root
-            norm = (norm + (tl.sqrt(off) + OWN * tl.sqrt(frobenius)) * UP) * UP
+            norm = rows_norm(
+                w, gram, second, units, unit, squares, err_squares, R, RP, DP, C, GAMMA_D, GAMMA_R, UP, OWN
+            )
             tl.store(notes + place * WIDTH + OUT, up(norm, True))
-
-
-def _programs(items: int, device: torch.device) -> int:
-    """Programs that share the items; each has scratch of its own."""
-    if device.type != "cuda":
-        return min(items, 2)
-    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
-    return min(items, PROGRAMS_PER_MULTIPROCESSOR * multiprocessors)
 
 
 def _tile(block: int, bits: int) -> tuple[int, int, int]:
@@ -361,7 +280,7 @@ def scratch_size(items: int, block: int, head_dim: int, device: torch.device) ->
     """Float64 numbers that any job on so many items (blocks times heads) takes."""
     rows = max(_tile(block, bits)[2] for bits in (4, 8))
     padded = triton.cdiv(head_dim, CHANNELS) * CHANNELS
-    return int(_programs(items, device) * (rows * padded + 2 * rows * rows + rows))
+    return programs_of(items, device) * numbers(rows, padded)
 
 
 def operator_norms(
@@ -409,7 +328,7 @@ def operator_norms(
     half, row_half, rows = _tile(block, 8 if turned else bits)
     padded = triton.cdiv(head_dim, CHANNELS) * CHANNELS
     items = n * heads
-    programs = _programs(items, originals.device)
+    programs = programs_of(items, originals.device)
     if scratch is None:
         size = scratch_size(items, block, head_dim, originals.device)
         scratch = torch.empty(size, dtype=torch.float64, device=originals.device)
@@ -450,10 +369,7 @@ def operator_norms(
         W=triton.next_power_of_2(padded),
         T=tokens_of(triton.next_power_of_2(padded)),
         BFLOAT=originals.dtype == torch.bfloat16,
-        GAMMA_D=gamma(padded + 3),
-        GAMMA_R=gamma(rows + 2),
-        UP=outward(max(rows * rows, padded + rows) + 8),
-        OWN=4.0 * U,
+        **constants(rows, padded),
         num_warps=WARPS.get(rows, 8),
         num_stages=2,
         enable_fp_fusion=False,
