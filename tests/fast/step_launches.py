@@ -44,7 +44,7 @@ def launches() -> None:
                 parts.corrections,
                 before,
             )
-        settle.launch_keep_largest(parts.terms.partial, state, parts.choice.action)
+        settle.launch_keep_lost(parts.terms.partial, state, parts.choice.action)
         exact_terms.launch(
             q,
             made.coded,

@@ -155,7 +155,7 @@ def test_chosen_items_bring_the_bound_under_the_limit(how: str) -> None:
     checked = 0
     for row in np.ndindex(2, 4):
         key, value, weight, mass = (
-            x[row].double().numpy() for x in (terms.pure_key, terms.value, terms.weight_lb, terms.mass)
+            x[row].double().numpy() for x in (terms.key_gain, terms.value, terms.weight_lb, terms.mass)
         )
         if choice.action[row] != REFINE:
             continue

@@ -16,6 +16,6 @@ def test_no_spills_and_no_flushing() -> None:
         assert (spills, 0 if name == "settle_kernel" else flushed) == (0, 0), line
         assert registers <= 255, line
         assert shared <= SHARED_MEMORY, line
-    own = ("begin_kernel", "refine_kernel", "keep_largest_kernel", "exact_terms_kernel", "finish_kernel")
+    own = ("begin_kernel", "refine_kernel", "keep_lost_kernel", "exact_terms_kernel", "finish_kernel")
     # six settings; corrections are joined in the first round and in later ones
     assert kernels == dict.fromkeys(own, 6) | {"refine_kernel": 12, "settle_kernel": 12}

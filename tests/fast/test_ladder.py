@@ -26,6 +26,7 @@ CASES = {
     "room": (Budget(0.04), 64),
     "one round": (Budget(0.02, rounds=1), 0),
     "rung 3": (Budget(0.0), 1),
+    "of outputs": (Budget(0.05, "output"), 0),
 }
 
 

@@ -308,7 +308,7 @@ def test_a_policy_without_a_tolerance_says_so_on_every_rung() -> None:
     torch.manual_seed(0)
     k, v = torch.randn(2, 1, 111, 1, 64).half()
     q = torch.randn(1, 2, 64).half()
-    cache = TieredCache(1, 1, 64, 256, torch.float16, block=16)
+    cache = TieredCache(1, 1, 64, 256, torch.float16, keys="oscar", block=16)
     cache.append(k * 30, v)
     made = decode(q, cache, PaperPolicy(coverage=0.6, k_max=6)).certificate
     assert (made.rung == 3).all()

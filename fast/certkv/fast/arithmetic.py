@@ -325,6 +325,12 @@ def mass_error(model: Arithmetic, sums: Sums) -> float:
     return grown(total)
 
 
+def weight_error(model: Arithmetic, sums: Sums) -> float:
+    """Relative error of ``P 2^(reference - m)`` as a token's weight in a merged state, whose P met other factors."""
+    chain = (factors(sums) + 1) * (exponent_error() + model.flush)
+    return grown((chain + 3.0 * LN2_UB * U * (FAR_BITS + BIAS)) * outward(8))
+
+
 def smallest_operand(model: Arithmetic, sums: Sums) -> float:
     """Return `Charges.floor`, in the units of queries as they are: in bfloat16 these are multiplied by at least 2^-55.
 

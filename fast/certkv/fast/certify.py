@@ -20,7 +20,7 @@ from certkv.fast.coded import Coded, grouped
 from certkv.fast.finer_errors import FinerErrors
 from certkv.fast.formats.rotation import rotate_fp32
 from certkv.fast.levels import at, used
-from certkv.fast.outward_fp32 import DOWN, above, inflate, known, root_of_squares
+from certkv.fast.outward_fp32 import DOWN, above, expm1_ub, inflate, known, root_of_squares
 from certkv.fast.pool import FINER_VALUE_NOTES
 from certkv.fast.score_error import ScoreErrors
 from certkv.fast.spectral import Errors, KeyContext, key_term, sums, value_term, weight_lb, without
@@ -72,7 +72,7 @@ class Terms(NamedTuple):
     Attributes
     ----------
     mass : computed share of the block
-    key, pure_key : ``C_b`` with and without rounding in the score errors
+    key, key_gain : ``C_b``, and what of it at least goes where keys become original: rounding stays
     value : ``U_b``
     weight_lb : ``D_b``
     partial : float32 [batch, Hq, ceil(max_blocks / CHUNK) + 2, 8]
@@ -81,7 +81,7 @@ class Terms(NamedTuple):
 
     mass: torch.Tensor
     key: torch.Tensor
-    pure_key: torch.Tensor
+    key_gain: torch.Tensor
     value: torch.Tensor
     weight_lb: torch.Tensor
     partial: torch.Tensor
@@ -256,12 +256,17 @@ def certify(
     pure = Errors(*(at(of_keys, [getattr(x, name) for x in by_level]) for name in Errors._fields))
     both = joined(pure, eps)
     least = mass_lb(mass, charges)
+    key, pure_key = key_term(context, both), key_term(context, pure)
+    # what stays of a key term whose keys become original, by theorem `block_bound`
+    stays = known(context.a.l1 * expm1_ub(rounded[-1]) * radius)
+    gain = torch.where(stays < torch.inf, torch.maximum(pure_key, key - stays), pure_key)
     used_size = torch.where(coded_values, size, norm)
     left = [value_term(sums(shares * of_tokens), *notes) for of_tokens, *notes in residuals]
     found = {
         "mass": mass,
-        "key": key_term(context, both),
-        "pure_key": key_term(context, pure),
+        "key": key,
+        "pure_key": pure_key,
+        "key_gain": gain,
         "value": at(of_values, [*left, torch.zeros_like(left[0])]),
         "weight_lb": weight_lb(context.a, least, both),
         "scale_lb": least * torch.where(mean < torch.inf, mean, 0.0) * DOWN,
@@ -271,7 +276,7 @@ def certify(
     }
     rows = grouped(active, kv_heads).to(torch.bool)
     found = {name: torch.where(coded.valid(), x, 0.0) for name, x in found.items()}
-    for name in ("mass", "key", "pure_key", "value", "weight_lb"):
+    for name in ("mass", "key", "key_gain", "value", "weight_lb"):
         target = grouped(getattr(out, name), kv_heads)
         target.copy_(torch.where(rows[..., None], found[name], target))
     target = grouped(out.partial, kv_heads)[..., :-2, :]

@@ -253,7 +253,7 @@ def choose(
     accepted = (limit > 0.0) & (found.bound <= limit)
     limits = torch.where(torch.isinf(limit), 0.0, limit)[..., None]
     restored = limits * (terms.mass - terms.weight_lb).clamp(min=0.0)
-    keys = torch.where((levels & KEYS) == 0, known(terms.pure_key + restored), 0.0)
+    keys = torch.where((levels & KEYS) == 0, known(terms.key_gain + restored), 0.0)
     values = torch.where((levels & VALUES) == 0, known(terms.value), 0.0)
     needed = found.need > 0.0
     need = torch.where(needed, found.need, 1.0)

@@ -29,8 +29,8 @@ class Parts(NamedTuple):
     found: Totals
     choice: Choice
     corrections: Corrections
-    first: torch.Tensor
     largest: torch.Tensor
+    lost: torch.Tensor
     resident_mass: torch.Tensor
     exact_bound: torch.Tensor
     missing: torch.Tensor
@@ -68,8 +68,8 @@ class Parts(NamedTuple):
             found=found,
             choice=choice,
             corrections=Corrections.empty(batch, q_heads, head_dim, device, rotated),
-            first=heads(),
             largest=heads(),
+            lost=torch.full((batch, q_heads, 3), torch.nan, device=device),
             resident_mass=torch.full((batch, q_heads, 2), torch.nan, device=device),
             exact_bound=heads(),
             missing=torch.zeros(batch, dtype=torch.uint8, device=device),

@@ -42,7 +42,7 @@ class Passes(NamedTuple):
     choose: Callable[..., None]
     fetch: Callable[..., None]
     refine: Callable[..., None]
-    keep_largest: Callable[..., None]
+    keep_lost: Callable[..., None]
     exact_head: Callable[..., None]
     exact_terms: Callable[..., None]
     finish: Callable[..., None]
@@ -64,7 +64,7 @@ def twins() -> Passes:
         choose=choose.choose,
         fetch=scratch.fetch_twin,
         refine=refine.refine_twin,
-        keep_largest=refine.keep_largest_twin,
+        keep_lost=refine.keep_lost_twin,
         exact_head=exact_head.exact_head_twin,
         exact_terms=exact_terms.exact_terms_twin,
         finish=finish.finish_twin,
@@ -105,7 +105,7 @@ def kernels() -> Passes:
         choose=choose.choose,
         fetch=scratch.launch,
         refine=refine.launch,
-        keep_largest=settle.launch_keep_largest,
+        keep_lost=settle.launch_keep_lost,
         exact_head=exact_head.launch,
         exact_terms=exact_terms.launch,
         finish=finish.launch,

@@ -1,33 +1,38 @@
 r"""Refine: read originals of chosen blocks and put the softmax state right (identity ``correction``), no second pass.
 
-For a chosen block of a head with executed weights P relative to its reference r, state (m, l, o), ``f = 2^(r - m)``::
+For a chosen block of a head with executed weights P relative to its reference r, state (m, l, o)::
 
-    P'  =  fp16( 2^(c q.k - r) )  where keys are chosen, otherwise P          c = scale log2 e
-    l  +=  f sum (P' - P)
-    o  +=  f sum (P' - P) V_before  +  f sum P' (V_after - V_before)
+    r'  =  max(r, max c q.k - 14)       P'  =  fp16( 2^(c q.k - r') )   where keys are chosen, otherwise r and P
+    w   =  P 2^(r - m)                  w'  =  P' 2^(r' - m)                          c = scale log2 e
+    l  +=  sum (w' - w)
+    o  +=  sum (w' - w) V_before  +  sum w' (V_after - V_before)        w' V_after - w V_before where both are chosen
 
-V is the coded value or, once promoted, the original. P' replaces P in ``weights``, so that the certificate is summed
-anew from what was executed. A head goes to rung 3 instead (`must_recompute`) where a chosen block's score error is
-above 1, or less than a quarter of the *first* denominator is left; originals that are missing are never replaced by
-anything: the sequence has no output.
+V is the coded value or, once promoted, the original. P' and r' replace P and r in ``weights`` and ``reference``, so
+that the certificate is summed anew from what was executed. A reference rises with its block's exact scores, so no
+weight leaves the range of binary16, however far these are from the coded ones; a score error is no reason to give up.
+Originals that are missing are never replaced by anything: the sequence has no output.
 
-**What it costs** (`refined`). Let the first pass have left ``||o - sum w V_hat|| <= E_o sum w size`` and ``|l - sum w|
-<= E_l sum w`` over its effective weights w, and let f stand for factors that w was a product of, ``|w - P f| <= r P
-f``. New weights are ``w' = P' f``, and ``w <= 3 w'`` where Delta <= 1 (3 > e^1.09: rounding of both scores, of both
-weights, and r). So old errors are at most 3 times what they are relative to the new sums, with the sizes of coded
-values; what is left of (w - P f) is at most 3 r of them; and the corrections, summed with at most n roundings on a
-path, lose at most gamma_n (``sum |w' - w| size + sum max(w, w') ||V - V_hat||``) <= gamma_n (4 + 6) of them, whichever
-side was promoted first. The join of a round is one of the n, and what it rounds at most 3 + 10 of them. All is below
+**What it costs** (docs/derivations/correction.md, "Carried along"). Errors are measured, not bounded beforehand. Let
+the first pass have left ``||o - sum w V_hat|| <= E_o sum w size`` and ``|l - sum w| <= E_l sum w``, let r be what the
+factors that a weight met there differ from ``2^(r - m)`` by, relatively, n the most roundings on a path of a round's
+corrections, and j the rounds, each of which joins once. A round takes weights w out and puts w' in, of values with
+norms at most N and N'; what it leaves and rounds is at most ``r w`` and ``gamma_n (w + w')``, so that after any number
+of rounds, first and last state apart by whatever they are::
 
-    E_o' = 4 E_o + 4 r + 24 gamma_n      E_l' = 4 E_l + 4 r + 24 gamma_n
+    |l - sum w|      <=  e_l  =  (E_l + j u) l_first  +  (gamma_n + r) sum_rounds ( sum w + sum w' )
+    ||o - sum w V||  <=  e_o  =  (E_o + j u) sum_first w size  +  (gamma_n + r) sum_rounds ( N sum w + N' sum w' )
+    ||o/l - exact||  <=  ( e_o + ||o/l|| e_l ) / sum w  +  division
 
-relative to the mean size of values as they are used now, and once more to the largest size that was ever used: of
-promoted values the sizes as coded are no longer known block by block (`keep_largest_twin`).
+`State.lost` carries ``e_l`` and ``e_o`` from round to round; in the certificate of a corrected state ``(e_o + ||c||
+e_l) / l`` stands where a first pass has ``E_o`` times its mean size (`keep_lost_twin`), with a factor of 1.
 
-**Levels.** Where formats have planes, a side of a block changes at most c times: for each plane, and for its original.
-With Delta_i + Delta_j <= 1 for the levels i, j that it has had, any two of its weights differ by at most that factor 3,
-so the changes of a block are at most c (4 + 6) and what joins round at most 3 + 10 c: 4 + 20 c in place of 24. Sizes
-are those of all levels (`certify`), so the largest that was ever used is known as before.
+**When it is given up** (`must_recompute`): where ``e_l > 2^-10 l``, or something is not a number or infinite; the head
+goes to rung 3. So the real denominator is within 2^-10 of l, which covers shares and masses (`refined`). At least
+2^-14 of the first l is carried, so that a sixteenth of it is left wherever a state is kept: what a first pass loses
+absolutely, in small weights, grows by 16 at most. That is charged to shares beforehand, and to the output as measured.
+
+**Levels.** Where formats have planes, sides of a block change several times, once a round at most: nothing above asks
+what a weight was two rounds ago.
 """
 
 from __future__ import annotations
@@ -38,7 +43,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from certkv.fast.certify import PARTIAL
+from certkv.fast.certify import PARTIAL, distance_ub, not_negative
 from certkv.fast.charges import Charges
 from certkv.fast.choose import EXACT_HEAD, KEYS, REFINE, VALUES, Choice
 from certkv.fast.coded import Coded, grouped
@@ -48,24 +53,27 @@ from certkv.fast.formats.planar import Planar
 from certkv.fast.formats.registry import key_format, value_format
 from certkv.fast.host import Originals
 from certkv.fast.levels import KEY_CHANGE, VALUE_CHANGE, at, planes, raised, used
+from certkv.fast.outward_fp32 import above, inflate, known
+from certkv.fast.pool import FINER_VALUE_NOTES, VALUE_NOTES
+from certkv.fast.workspace import BIAS
 
 if TYPE_CHECKING:
     from certkv.fast.planes import Planes
     from certkv.fast.scratch import Scratch
 
-KEPT = 0.25
-"""Share of the first denominator that must be left."""
+LEFT = 2.0**-10
+"""What a corrected denominator may be off by, relative to itself; beyond that its head is computed anew."""
 
-LARGEST_DELTA = 1.0
-"""Score error of a promoted block above which its head is computed anew: weights could leave the range of float16."""
+KEPT = 2.0**-4
+"""Share of the first denominator that is left at least: so much of it counts as lost that less is beyond `LEFT`."""
 
-OLD = 4.0
-"""What the first pass lost counts so often, relative to what is left."""
+ORIGINAL_NORM, DECODED = (VALUE_NOTES.index(name) for name in ("norm_ub", "decoded_norm_ub"))
+FINER_DECODED = FINER_VALUE_NOTES.index("decoded_norm_ub")
 
 CHECKED = 4
 """Bit of a choice: the block is scored both ways, and that is all."""
 
-LARGEST = PARTIAL.index("largest")
+SIZE, LARGEST = PARTIAL.index("size"), PARTIAL.index("largest")
 
 SPLITS = 32
 """Programs that share a KV head's work list."""
@@ -122,8 +130,10 @@ class State(NamedTuple):
         r, in bits: ``P = 2^(c q.k - r)``.
     levels : uint8 [batch, Hq, max_blocks]
     m, l : float32 [batch, Hq]
-    first, largest : float32 [batch, Hq]
-        l before any correction, and the largest size of a value that the first pass used.
+    largest : float32 [batch, Hq]
+        The largest size of a value that the first pass used.
+    lost : float32 [batch, Hq, 3]
+        What l may be off by, once it was corrected; o; and o more, relative to the largest size that was used.
     o, output : float32 [batch, Hq, d]
         Unnormalised, and ``o / l``.
     lse : float32 [batch, Hq]
@@ -135,11 +145,31 @@ class State(NamedTuple):
     levels: torch.Tensor
     m: torch.Tensor
     l: torch.Tensor  # noqa: E741 (the softmax state's name)
-    first: torch.Tensor
     largest: torch.Tensor
+    lost: torch.Tensor
+    losses: Losses
     o: torch.Tensor
     output: torch.Tensor
     lse: torch.Tensor
+
+
+class Losses(NamedTuple):
+    """What sums of a corrected state are off by, relative to what went into them; in binary32, rounded up.
+
+    Attributes
+    ----------
+    of_size, of_largest : float
+        Of o: relative to ``sum w size`` of the first pass, and to its l times the largest size.
+    of_sum : float
+        Of l: relative to that of the first pass.
+    of_moved : float
+        Of both: relative to what corrections took out and put in.
+    """
+
+    of_size: float
+    of_largest: float
+    of_sum: float
+    of_moved: float
 
 
 class Corrections(NamedTuple):
@@ -151,6 +181,8 @@ class Corrections(NamedTuple):
     o : float32 [batch, Hq, SPLITS, d]
     turned : float32 [batch, Hq, SPLITS, d], or empty
         What is to be rotated before it joins, where coded values are in the rotated basis.
+    lost : float32 [batch, Hq, SPLITS, 2]
+        Weights that were taken out and put in, and their products with norms of values.
     query : float32 [batch, Hq, d], or empty
         The rotated query, where keys are.
     """
@@ -158,6 +190,7 @@ class Corrections(NamedTuple):
     l: torch.Tensor  # noqa: E741 (the softmax state's name)
     o: torch.Tensor
     turned: torch.Tensor
+    lost: torch.Tensor
     query: torch.Tensor
 
     @classmethod
@@ -175,6 +208,7 @@ class Corrections(NamedTuple):
             torch.full(shape, torch.nan, device=device),
             torch.full((*shape, head_dim), torch.nan, device=device),
             torch.full((*shape, head_dim if values else 0), torch.nan, device=device),
+            torch.full((*shape, 2), torch.nan, device=device),
             torch.full((batch, heads, head_dim if keys else 0), torch.nan, device=device),
         )
 
@@ -189,11 +223,12 @@ def roundings(block: int, max_blocks: int, rounds: int, turning: int = 0) -> int
 
 
 def refined(
-    charges: Charges, *, block: int, max_blocks: int, rounds: int, chain: float, changes: int = 1, turning: int = 0
-) -> Charges:
-    """Return the charges of a state that may have been corrected.
+    charges: Charges, *, block: int, max_blocks: int, rounds: int, chain: float, turning: int = 0
+) -> tuple[Charges, Losses]:
+    """Return the charges of a state that may have been corrected, and what its sums lose.
 
-    Its ``largest`` must be at least the largest size that the first pass used.
+    Its ``size`` must be what `keep_lost_twin` puts there, and its ``largest`` at least the largest size that the first
+    pass used.
 
     Parameters
     ----------
@@ -202,26 +237,33 @@ def refined(
     block, max_blocks, rounds : int
     chain : float
         r: what the factors that a weight met in the first pass differ from f by, relatively.
-    changes : int
-        Most changes of one side of a block: one for its original, and one for each plane.
     turning : int
         Roundings of a rotation, where values are in the rotated basis.
     """
     n = roundings(block, max_blocks, rounds, turning)
     gamma = n * 2.0**-24 / (1.0 - n * 2.0**-24)
-    more = (4.0 * chain + (4.0 + 20.0 * changes) * gamma) * (1.0 + 2.0**-20)
-    share = OLD * charges.of_output + more
-    return replace(
+    joins = rounds * 2.0**-24 * (1.0 + 2.0**-20)
+    # L within LEFT of l, and in the first pass within E_l; products and quotients of such round, too
+    spread = (1.0 + 2.0 * charges.of_output) / (1.0 - LEFT) * (1.0 + 2.0**-20)
+    fall = spread / KEPT
+    after = replace(
         charges,
-        share_up=charges.share_up * (1.0 + 2.0 * share) * (1.0 + 2.0**-40),
-        share_lost=min(OLD * charges.share_lost, 1.0),
-        mass_down=charges.mass_down * (1.0 - 2.0 * share) * (1.0 - 2.0**-40),
-        mass_lost=OLD * charges.mass_lost,
-        of_mean=OLD * charges.of_mean + more,
-        of_largest=OLD * (charges.of_largest + charges.of_mean) + more,
-        of_output=OLD * charges.of_output + more,
-        absolute=OLD * charges.absolute + 2.0**-60,
+        share_up=charges.share_up * spread,
+        share_lost=min(fall * charges.share_lost, 1.0),
+        mass_down=charges.mass_down / spread,
+        mass_lost=fall * charges.mass_lost,
+        of_mean=spread,
+        of_largest=charges.of_largest * spread,
+        of_output=charges.of_output * spread,
+        absolute=fall * charges.absolute + 2.0**-60,
     )
+    losses = Losses(
+        of_size=charges.of_mean + joins,
+        of_largest=charges.of_largest,
+        of_sum=max(charges.of_output + joins, LEFT * KEPT),
+        of_moved=gamma + chain,
+    )
+    return after, Losses(*(above(x * spread) for x in losses))
 
 
 def refine_twin(
@@ -265,21 +307,26 @@ def refine_twin(
     work : Corrections or None
         What kernels sum in; the twin needs none.
     before : float32 [batch, Hq, entries, 8] or None
-        In the first round, the terms of the first pass (`certify.PARTIAL`): what `keep_largest_twin` needs is kept.
+        In the first round, the terms of the first pass (`certify.PARTIAL`): what `keep_lost_twin` needs is kept.
     finer : FinerRead or None
         Where formats have planes.
     """
     if before is not None:
         active = choice.action == REFINE
-        state.first.copy_(torch.where(active, state.l, state.first))
-        state.largest.copy_(torch.where(active, before[..., LARGEST].amax(-1), state.largest))
+        largest, losses = known(before[..., LARGEST].amax(-1)), state.losses
+        of_size = losses.of_size * known(before[..., SIZE].sum(-1))
+        rates = [losses.of_sum * torch.ones_like(of_size), of_size, losses.of_largest * torch.ones_like(of_size)]
+        lost = state.l[..., None] * torch.stack(rates, -1)
+        state.lost.copy_(torch.where(active[..., None], lost, state.lost))
+        state.largest.copy_(torch.where(active, largest, state.largest))
     kv_heads, counts = coded.anchor.shape[1], coded.finer if finer else (0, 0)
     chosen, reference, m = (grouped(x, kv_heads) for x in (choice.chosen, state.reference, state.m))
     weights, levels = grouped(state.weights, kv_heads), grouped(state.levels, kv_heads)
     queries = grouped(q, kv_heads).to(torch.float64)
     change_l = torch.zeros(m.shape, dtype=torch.float64, device=q.device)
     change_o = torch.zeros((*m.shape, q.shape[-1]), dtype=torch.float64, device=q.device)
-    reach, nearness = _reach(delta, choice, state, finer, counts[0])
+    moved_weight, moved_size = (torch.zeros(m.shape, device=q.device) for _ in range(2))
+    nearness = _nearness(delta, choice, state, finer, counts[0])
     items = (chosen != 0).any(2).nonzero()
     for start in range(0, len(items), ITEMS_AT_ONCE):
         part = items[start : start + ITEMS_AT_ONCE]
@@ -312,7 +359,9 @@ def refine_twin(
             for keys in (*_coded_keys(coded, b, h, block, fetches[0], finer), k)
         ]
         scores = at(now_k[..., None], by_level)
-        scored = torch.exp2(scores - ref[..., None]).to(torch.float32).to(torch.float16)
+        top = torch.maximum(ref, scores.amax(-1).to(torch.float32).to(torch.float64) - BIAS)
+        ref_new = torch.where(now_k != was_k, top.to(torch.float32).to(torch.float64), ref)
+        scored = torch.exp2(scores - ref_new[..., None]).to(torch.float32).to(torch.float16)
         # a block that is only checked is scored from its original
         checked = torch.where(((mine & CHECKED) != 0)[..., None], by_level[-1], scores)
         apart = (checked - by_level[0]).abs() * math.log(2.0)
@@ -323,44 +372,62 @@ def refine_twin(
         after = torch.where((now_k != was_k)[..., None], scored, old)
         v_levels = [x[:, None] for x in (*_coded_values(coded, b, h, block, fetches[1], finer), v)]
         v_before, v_after = (at(x[..., None, None], v_levels) for x in (was_v, now_v))
-        p, p_new = old.to(torch.float64), after.to(torch.float64)
         changed = (mine & (KEY_CHANGE | VALUE_CHANGE)) != 0
-        factor = torch.where(changed, torch.exp2(ref - m[b, h].to(torch.float64)), 0.0)
-        shift = ((p_new - p)[..., None] * v_before + p_new[..., None] * (v_after - v_before)).sum(-2)
+        at_m = m[b, h].to(torch.float64)
+        w, w_new = (
+            torch.where(changed, torch.exp2(r - at_m), 0.0)[..., None] * p.to(torch.float64)
+            for r, p in ((ref, old), (ref_new, after))
+        )
+        both = ((now_k != was_k) & (now_v != was_v))[..., None]
+        # where both sides change, w' V_after - w V_before: what cancels otherwise is small, and what does not is not
+        shift = (torch.where(both, -w, w_new - w)[..., None] * v_before).sum(-2)
+        shift = shift + (w_new[..., None] * (v_after - torch.where(both[..., None], 0.0, v_before))).sum(-2)
         shift = torch.where(changed[..., None], shift, 0.0)  # what heads that stay as they are use was not read
-        change_l.index_put_((b, h), factor * (p_new - p).sum(-1), accumulate=True)
-        change_o.index_put_((b, h), factor[..., None] * shift, accumulate=True)
+        change_l.index_put_((b, h), (w_new - w).sum(-1), accumulate=True)
+        norms = _norms(coded, finer, b, h, block)
+        out, in_ = w.sum(-1).to(torch.float32), w_new.sum(-1).to(torch.float32)
+        moved_weight.index_put_((b, h), torch.where(now_k != was_k, out + in_, 0.0), accumulate=True)
+        of_values = out * at(was_v, norms) + in_ * at(now_v, norms)
+        moved_size.index_put_((b, h), of_values, accumulate=True)
+        change_o.index_put_((b, h), shift, accumulate=True)
+        reference[b, h, :, block] = ref_new.to(torch.float32)
         weights[b, h, :, block] = after
         levels[b, h, :, block] = after_level.to(torch.uint8)
-    settle(change_l.flatten(1, 2), change_o.flatten(1, 2), reach, choice, state)
+    moved_by = inflate(torch.stack([moved_weight, moved_size, torch.zeros_like(moved_size)], -1))
+    moved_by = moved_by * state.losses.of_moved
+    settle(change_l.flatten(1, 2), change_o.flatten(1, 2), moved_by.flatten(1, 2), choice, state)
 
 
-def _reach(
-    delta: torch.Tensor, choice: Choice, state: State, finer: FinerRead | None, count: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bound by how much logarithms of weights differ, rounding aside, between levels of a block's keys.
+def _norms(
+    coded: Coded, finer: FinerRead | None, b: torch.Tensor, h: torch.Tensor, block: torch.Tensor
+) -> list[torch.Tensor]:
+    """Largest norms of the values of items by level, float32 [n, 1]; infinite where notes are damaged."""
+    page = _page(coded, b, block)
+    notes = coded.pool.value_notes[page, h].to(torch.float32)
+    found = [notes[:, DECODED]]
+    if finer is not None:
+        found += coded.pool.finer_value_notes[page, h][..., FINER_DECODED].to(torch.float32).unbind(-1)
+    return [not_negative(x)[:, None] for x in (*found, notes[:, ORIGINAL_NORM])]
 
-    Returns
-    -------
-    reach : float32 [batch, Hq, max_blocks]
-        Between the level that was chosen and any that the block has had; 0 where keys stay as they are.
-    nearness : float32 [batch, Hq, max_blocks]
-        Between that level, or the original where keys are only checked, and the base.
+
+def _nearness(delta: torch.Tensor, choice: Choice, state: State, finer: FinerRead | None, count: int) -> torch.Tensor:
+    """Bound by how much scores of a block differ from those of its base, float32 [batch, Hq, max_blocks].
+
+    Those of the level that was chosen, or of the original where keys are only checked.
     """
     by_level = [delta, *(finer.delta if finer is not None else ()), torch.zeros_like(delta)]
     was, now = (used(x, 0, count) for x in (state.levels, raised(state.levels, choice.chosen)))
-    after = at(now, by_level)
-    largest = torch.maximum(delta, at(was, by_level)) if count else delta
-    return torch.where(was != now, largest + after, 0.0), delta + torch.where(was != now, after, 0.0)
+    return delta + torch.where(was != now, at(now, by_level), 0.0)
 
 
-def settle(change_l: torch.Tensor, change_o: torch.Tensor, reach: torch.Tensor, choice: Choice, state: State) -> None:
-    """Join the corrections to the state of the heads that are refined, [batch, Hq] and [batch, Hq, d]; see `_reach`."""
+def settle(change_l: torch.Tensor, change_o: torch.Tensor, moved: torch.Tensor, choice: Choice, state: State) -> None:
+    """Join corrections to the state of the heads that are refined: [batch, Hq], [batch, Hq, d], [batch, Hq, 3]."""
     refined_heads = choice.action == REFINE
     l_new = (state.l.to(torch.float64) + change_l).to(torch.float32)
     o_new = (state.o.to(torch.float64) + change_o).to(torch.float32)
-    far = (~(reach <= LARGEST_DELTA)).any(-1)
-    anew = must_recompute(state.first, l_new) | far | ~torch.isfinite(o_new).all(-1)
+    lost = state.lost + moved
+    anew = must_recompute(lost[..., 0], l_new) | ~torch.isfinite(o_new).all(-1)
+    state.lost.copy_(torch.where(refined_heads[..., None], lost, state.lost))
     state.lse.copy_(torch.where(refined_heads, math.log(2.0) * (state.m + torch.log2(l_new)), state.lse))
     choice.action.copy_(torch.where(refined_heads & anew, EXACT_HEAD, choice.action))
     state.l.copy_(torch.where(refined_heads, l_new, state.l))
@@ -368,18 +435,25 @@ def settle(change_l: torch.Tensor, change_o: torch.Tensor, reach: torch.Tensor, 
     state.output.copy_(torch.where(refined_heads[..., None], o_new / l_new[..., None], state.output))
 
 
-def keep_largest_twin(partial: torch.Tensor, state: State, action: torch.Tensor) -> None:
-    """Keep the largest size of a value that the first pass used, also where it is an original now.
+def keep_lost_twin(partial: torch.Tensor, state: State, action: torch.Tensor) -> None:
+    """Put what o and l of a corrected state may be off by in the place of its sizes; keep the largest that was used.
 
     Parameters
     ----------
     partial : float32 [batch, Hq, entries, 8]
-        See `certify.PARTIAL`; the last entry's largest size is raised, for heads that are refined.
+        See `certify.PARTIAL`; written for heads that are refined: the last entry has it all.
     state : State
     action : uint8 [batch, Hq]
     """
-    last = partial[..., -1, LARGEST]
-    last.copy_(torch.where(action == REFINE, torch.maximum(last, state.largest), last))
+    active = action == REFINE
+    of_l, of_o, of_largest = state.lost.unbind(-1)
+    norm = distance_ub(state.output, torch.zeros_like(state.output))
+    largest = torch.maximum(known(partial[..., LARGEST]).amax(-1), state.largest)
+    lost = known(inflate((of_o + of_largest * largest + norm * of_l) / state.l))
+    partial[..., SIZE] = torch.where(active[..., None], 0.0, partial[..., SIZE])
+    last = partial[..., -1, :]
+    last[..., SIZE] = torch.where(active, lost, last[..., SIZE])
+    last[..., LARGEST] = torch.where(active, largest, last[..., LARGEST])
 
 
 def needed(chosen: torch.Tensor, levels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -405,9 +479,9 @@ def needed_planes(chosen: torch.Tensor, levels: torch.Tensor) -> tuple[torch.Ten
     return keys, torch.where(changed, torch.maximum(before, then), 0)
 
 
-def must_recompute(first: torch.Tensor, l_new: torch.Tensor) -> torch.Tensor:
-    """Whether too little of a denominator is left, or it is not a number."""
-    return ~((l_new >= KEPT * first) & (l_new < torch.inf))
+def must_recompute(lost: torch.Tensor, l_new: torch.Tensor) -> torch.Tensor:
+    """Whether too little of a denominator is left beside what it may be off by, or it is not a number."""
+    return ~((lost <= LEFT * l_new) & (l_new < torch.inf))
 
 
 def bits_per_score(scale: float) -> float:

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import torch
 
-from certkv.fast.arithmetic import Arithmetic, Sums, charges, mass_error, original_score, query_loss
+from certkv.fast.arithmetic import Arithmetic, Sums, charges, original_score, query_loss, weight_error
 from certkv.fast.cache import TieredCache
 from certkv.fast.charges import Charges, ScoreCharge
 from certkv.fast.formats.registry import key_format, value_format
 from certkv.fast.grouped_arithmetic import turning
 from certkv.fast.outward_fp32 import above
-from certkv.fast.refine import refined
+from certkv.fast.refine import Losses, refined
 
 
 class Rounding(NamedTuple):
@@ -31,6 +31,7 @@ class Rounding(NamedTuple):
 
     first: Charges
     after: Charges
+    losses: Losses
     exact: ScoreCharge
     lost: float
 
@@ -48,18 +49,16 @@ def rounding(model: Arithmetic, cache: TieredCache, splits: int, rounds: int, ou
         bfloat16=cache.dtype == torch.bfloat16,
     )
     first = charges(model, sums, out_dtype)
-    # what a share's factors err by is more than what the factors of a weight do
-    after = refined(
+    after, losses = refined(
         first,
         block=cache.block,
         max_blocks=cache.max_blocks,
         rounds=rounds,
-        chain=mass_error(model, sums),
-        changes=1 + max(cache.planes.counts),
+        chain=weight_error(model, sums),
         turning=turning(cache.head_dim) if values.rotated else 0,
     )
     lost = above(query_loss(model, sums) / first.coded.relative)
-    return Rounding(first.rounded(), after.rounded(), rounded(original_score(model, sums)), lost)
+    return Rounding(first.rounded(), after.rounded(), losses, rounded(original_score(model, sums)), lost)
 
 
 def rounded(charge: ScoreCharge) -> ScoreCharge:

@@ -130,7 +130,7 @@ def _certify(given: Ladder, use: Passes, done: int) -> None:
     )
     use.resident_terms(held, given.coded, given.scale, charges, parts.resident_mass, parts.terms, active)
     if done:
-        use.keep_largest(parts.terms.partial, given.state, active)
+        use.keep_lost(parts.terms.partial, given.state, active)
 
 
 def _exact(given: Ladder, use: Passes) -> None:

@@ -38,6 +38,7 @@ from certkv.fast.coded import Coded
 from certkv.fast.kernels.outward_fp32 import (
     DOWN,
     INFINITY,
+    expm1_ub,
     inflate,
     known,
     load16,
@@ -108,7 +109,7 @@ def certify_kernel(
     active,
     mass_out,
     key_out,
-    pure_out,
+    gain_out,
     value_out,
     weight_out,
     partial,
@@ -285,6 +286,10 @@ def certify_kernel(
                     a1, a2, a_top, a_rest, b1, b2, b_top, b_rest, e1, e2, e_top, e_rest, d1, d2, d_top, d_rest,
                     anchored, anchored_operator, gamma, a_h, distance, radius, pure_delta, pure_omega,
                 )  # fmt: skip
+                # what stays of a key term whose keys become original, by theorem `block_bound`
+                stays = tl.where(sizes <= LARGEST, inflate(of_originals), INFINITY)
+                stays = known(a1 * expm1_ub(stays) * radius)
+                gain = tl.where(stays < INFINITY, tl.maximum(pure, key - stays), pure)
                 of_values = value_term(u1, u2, u_top, u_rest, residual, residual_operator)
                 for j in tl.static_range(VALUE_LEVELS):
                     f1, f2, f_top, f_rest = sums(a * finer_eta[j], column, B)
@@ -295,10 +300,11 @@ def certify_kernel(
                 weight = weight_lb(a1, a2, a_top, a_rest, least, all_delta, all_omega)
                 used = tl.where(coded_values, coded_size, norm)
                 key, pure = tl.where(valid, key, 0.0), tl.where(valid, pure, 0.0)
+                gain = tl.where(valid, gain, 0.0)
                 of_values, weight = tl.where(valid, of_values, 0.0), tl.where(valid, weight, 0.0)
                 tl.store(mass_out + to, tl.where(valid, mass, 0.0), mask=inside)
                 tl.store(key_out + to, key, mask=inside)
-                tl.store(pure_out + to, pure, mask=inside)
+                tl.store(gain_out + to, gain, mask=inside)
                 tl.store(value_out + to, of_values, mask=inside)
                 tl.store(weight_out + to, weight, mask=inside)
                 entry = partial + (row * entries + chunk) * 8

@@ -134,7 +134,7 @@ def cheapest(near_k, whole_k, cost_k, near_v, whole_v, cost_v, need):
 def choose_kernel(
     partial,
     mass,
-    pure_key,
+    key_gain,
     value,
     weight,
     finer_key,
@@ -210,7 +210,7 @@ def choose_kernel(
             level = tl.load(levels + to, mask=inside, other=3).to(tl.int32)
             back = tl.load(mass + to, mask=inside, other=0.0) - tl.load(weight + to, mask=inside, other=0.0)
             back = tl.where(back == back, back, INFINITY)
-            gain_k = known(tl.load(pure_key + to, mask=inside, other=0.0) + limit * tl.maximum(back, 0.0))
+            gain_k = known(tl.load(key_gain + to, mask=inside, other=0.0) + limit * tl.maximum(back, 0.0))
             gain_k = tl.where((level & 1) == 0, gain_k, 0.0)
             gain_v = tl.where((level & 2) == 0, known(tl.load(value + to, mask=inside, other=0.0)), 0.0)
             infinite_k, infinite_v = gain_k == INFINITY, gain_v == INFINITY
@@ -324,7 +324,7 @@ def work(
         (
             terms.partial,
             terms.mass,
-            terms.pure_key,
+            terms.key_gain,
             terms.value,
             terms.weight_lb,
             *(terms[:3] if prices is None else prices.foreseen),

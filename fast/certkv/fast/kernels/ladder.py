@@ -46,7 +46,7 @@ from certkv.fast.kernels.refine import refine_kernel
 from certkv.fast.kernels.resident_terms import resident_terms_kernel
 from certkv.fast.kernels.score_error import score_error_kernel
 from certkv.fast.kernels.scratch import fill_kernel, reserve_kernel
-from certkv.fast.kernels.settle import keep_largest_kernel, settle_kernel
+from certkv.fast.kernels.settle import keep_lost_kernel, settle_kernel
 from certkv.fast.kernels.work import Work
 from certkv.fast.resident_terms import ResidentPass
 
@@ -107,7 +107,8 @@ def pick(first, after, done):
     picked = ()
     for i in tl.static_range(len(first)):
         # Triton adds tuples, it does not unpack them
-        picked = picked + (tl.where(done > 0, after[i], first[i]),)  # noqa: RUF005
+        # the interpreter takes them for doubles
+        picked = picked + (tl.where(done > 0, after[i], first[i]).to(tl.float32),)  # noqa: RUF005
     return picked
 
 
@@ -158,7 +159,7 @@ def ladder_kernel(
             share(resident_terms_kernel, resident, (pick(first[1], after[1], done),), programs)
             meet(arrived, programs)
             if done > 0:
-                share(keep_largest_kernel, kept, (), programs)
+                share(keep_lost_kernel, kept, (), programs)
                 # a head is this program's in both parts
                 tl.debug_barrier()
             share(choose_kernel, chosen, (pick(first[2], after[2], done), rounds - done), programs)
@@ -286,7 +287,7 @@ def launch(given: Ladder) -> None:
         score_error.work(q, coded, scale, given.rounding.first.floor, parts.errors, given.rounding.lost),
         certified[0],
         resident[0],
-        settle.work_keep_largest(terms.partial, state, choice.action),
+        settle.work_keep_lost(terms.partial, state, choice.action),
         chosen[0],
         choose.work_compact(choice),
         scratch.work_reserve(choice, ws.levels, originals, slots, True),

@@ -1,7 +1,7 @@
 """Refine: read the originals of chosen blocks, and put states and weights right; formulas in `certkv.fast.refine`.
 
-    P'  =  fp16( 2^(c q.k - r) )            l  +=  f sum (P' - P)
-    o  +=  f sum (P' - P) V_before + f sum P' (V_after - V_before)
+    r'  =  max(r, max c q.k - 14)      P'  =  fp16( 2^(c q.k - r') )      w  =  P 2^(r - m)      w'  =  P' 2^(r' - m)
+    l  +=  sum (w' - w)                o  +=  sum (w' - w) V_before + sum w' (V_after - V_before)
 
 `refine_kernel`: a KV head of all sequences', every SPLITS-th entry of its work list; all heads of the
 group at once, so that an original is read once; `certkv.fast.kernels.settle` joins what the programs summed. Originals
@@ -27,14 +27,17 @@ import triton.language as tl
 from certkv.fast.choose import Choice
 from certkv.fast.coded import Coded
 from certkv.fast.host import Originals
-from certkv.fast.kernels.outward_fp32 import load16
+from certkv.fast.kernels.outward_fp32 import load16, not_negative
 from certkv.fast.kernels.rotation import rotate
 from certkv.fast.kernels.settle import work_settle
 from certkv.fast.kernels.stored import key_levels, level_constants, or_nothing, plane_bytes, value_levels
 from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.levels import KEY_CHANGE, MOST_PLANES, SHIFT, VALUE_CHANGE
+from certkv.fast.pool import FINER_VALUE_NOTES, VALUE_NOTES
 from certkv.fast.refine import (
-    LARGEST_DELTA,
+    DECODED,
+    FINER_DECODED,
+    ORIGINAL_NORM,
     SPLITS,
     Check,
     Corrections,
@@ -42,6 +45,7 @@ from certkv.fast.refine import (
     State,
     bits_per_score,
 )
+from certkv.fast.workspace import BIAS
 
 if TYPE_CHECKING:
     from certkv.fast.scratch import Scratch
@@ -49,7 +53,9 @@ if TYPE_CHECKING:
 CHANNELS = 16
 """Channels of a tile."""
 
-FAR = tl.constexpr(LARGEST_DELTA)
+HEADROOM = tl.constexpr(BIAS)
+NOTES, AT_NORM, AT_DECODED = (tl.constexpr(x) for x in (len(VALUE_NOTES), ORIGINAL_NORM, DECODED))
+FINER_NOTES, AT_FINER = tl.constexpr(len(FINER_VALUE_NOTES)), tl.constexpr(FINER_DECODED)
 KEY_SHIFT, VALUE_SHIFT = (tl.constexpr(x) for x in SHIFT)
 PLANES = tl.constexpr(MOST_PLANES)
 KEYS_MOVE, VALUES_MOVE = tl.constexpr(KEY_CHANGE), tl.constexpr(VALUE_CHANGE)
@@ -93,10 +99,16 @@ def needed_planes(mine, level):
 
 
 @triton.jit
-def moved_share(p, p_new, dp, was, now):
+def note(pointer):
+    """Load a norm from a block's notes, which are bfloat16 numbers given as int16 patterns."""
+    return not_negative((tl.load(pointer).to(tl.int32) << 16).to(tl.float32, bitcast=True))
+
+
+@triton.jit
+def moved_share(w, w_new, dw, was, now):
     """Return what a level's values are to be added with, [GP, BP], for heads that leave it, come to it, or stay."""
-    left = tl.where(was[:, None], -p.to(tl.float32), 0.0)
-    return tl.where((was & now)[:, None], dp, tl.where(now[:, None], p_new.to(tl.float32), left))
+    left = tl.where(was[:, None], -w, 0.0)
+    return tl.where((was & now)[:, None], dw, tl.where(now[:, None], w_new, left))
 
 
 @triton.jit(do_not_specialize=["slots"])
@@ -119,6 +131,7 @@ def refine_kernel(
     value_codes,
     value_step,
     value_minimum,
+    value_notes,
     page_table,
     delta,
     size,
@@ -136,9 +149,11 @@ def refine_kernel(
     change_l,
     change_o,
     change_turned,
+    change_lost,
     turned_query,
     key_planes,
     value_planes,
+    finer_value_notes,
     planes_present,
     finer_delta,
     finer_stride,
@@ -188,6 +203,8 @@ def refine_kernel(
         channel = tl.arange(0, C)
         m = tl.load(maxima + row, mask=heads, other=0.0)
         sum_l = tl.zeros((GP,), tl.float32)
+        moved_l = tl.zeros((GP,), tl.float32)
+        moved_o = tl.zeros((GP,), tl.float32)
         fetched = tl.full((), 0, tl.int32)
         fetched_planes = tl.full((), 0, tl.int64)
         if TURNED_KEYS:
@@ -242,6 +259,7 @@ def refine_kernel(
                     fetched_planes += plane_bytes(key_count, B, D, KEY_PLANES) * planes_move
                     fetched_planes += plane_bytes(value_count, B, D, VALUE_PLANES) * planes_move
                 ref = tl.load(reference + at, mask=heads, other=0.0)
+                ref_new = ref
                 which = kv * max_blocks + block
                 key_slot = tl.load(table + which * 2, mask=slots > 0, other=-1).to(tl.int64)
                 value_slot = tl.load(table + which * 2 + 1, mask=slots > 0, other=-1).to(tl.int64)
@@ -293,31 +311,41 @@ def refine_kernel(
                         coded_x = coded_x * norm[None, :]
                         near_x = near_x * norm[None, :]
                     error = tl.load(delta + at, mask=heads, other=0.0)
-                    reach = error
                     if NK > 0:
                         x = tl.where(to_plane[:, None], near_x, x)
-                        refined_now, refined_then = (now_k >= 1) & (now_k <= NK), (was_k >= 1) & (was_k <= NK)
                         near = finer_delta + at + (now_k - 1) * finer_stride
-                        near_now = tl.load(near, mask=heads & refined_now, other=0.0)
-                        near = finer_delta + at + (was_k - 1) * finer_stride
-                        near_then = tl.load(near, mask=heads & refined_then, other=0.0)
-                        reach = tl.maximum(error, near_then) + near_now
-                        error += tl.where(to_plane, near_now, 0.0)
+                        error += tl.load(near, mask=heads & to_plane, other=0.0)
                         scored |= to_plane
-                    after = tl.exp2(x * c - ref[:, None]).to(tl.float16)
+                    in_bits = x * c
+                    top = tl.max(tl.where(there[None, :], in_bits, float("-inf")), 1) - HEADROOM
+                    ref_new = tl.where(new_keys, tl.maximum(ref, top), ref)
+                    after = tl.exp2(in_bits - ref_new[:, None]).to(tl.float16)
                     p_new = tl.where(new_keys[:, None] & there[None, :], after, p)
-                    far = new_keys & ~(reach <= FAR)
                     allowed = error + guard + relative * tl.load(size + at, mask=heads, other=0.0)
                     apart = tl.abs(x - coded_x) * to_nats
                     wrong = ~(apart <= allowed[:, None]) & scored[:, None] & there[None, :]
                     if tl.max(tl.max(wrong.to(tl.int32), 1), 0) != 0:
                         tl.store(dense + sequence, 1)
-                    # a sum that is no number sends its head to rung 3
-                    sum_l += tl.where(far, float("nan"), 0.0)
-                factor = tl.where(changed, tl.exp2(ref - m), 0.0)
-                dp = p_new.to(tl.float32) - p.to(tl.float32)
-                fresh = tl.where(new_values[:, None], p_new.to(tl.float32), 0.0)
-                sum_l += factor * tl.sum(dp, 1)
+                w = p.to(tl.float32) * tl.where(changed, tl.exp2(ref - m), 0.0)[:, None]
+                w_new = p_new.to(tl.float32) * tl.where(changed, tl.exp2(ref_new - m), 0.0)[:, None]
+                dw = w_new - w
+                fresh = tl.where(new_values[:, None], w_new, 0.0)
+                norm_exact = note(value_notes + place * NOTES + AT_NORM)
+                norm_coded = note(value_notes + place * NOTES + AT_DECODED)
+                norm_was = tl.where(was, norm_exact, norm_coded)
+                norm_now = tl.where(was | new_values, norm_exact, norm_coded)
+                both_sides = new_keys & new_values
+                if NV > 0:
+                    for j in tl.static_range(1, NV + 1):
+                        norm_near = note(finer_value_notes + (place * NV + j - 1) * FINER_NOTES + AT_FINER)
+                        norm_was = tl.where(was_v == j, norm_near, norm_was)
+                        norm_now = tl.where(now_v == j, norm_near, norm_now)
+                # where both sides change, w' V_after - w V_before: no product of a new weight and an old value
+                of_before = tl.where(both_sides[:, None], -w, dw)
+                sum_l += tl.sum(dw, 1)
+                out, into = tl.sum(w, 1), tl.sum(w_new, 1)
+                moved_l += tl.where(new_keys, out + into, 0.0)
+                moved_o += out * norm_was + into * norm_now
                 joined = ()
                 joined_turned = ()
                 for part in tl.static_range((D + C - 1) // C):
@@ -330,41 +358,45 @@ def refine_kernel(
                     coded = tl.where(mask, of_levels[0], 0.0)
                     exact = load16(value_at + token[:, None] * D + here[None, :], mask & wanted, BFLOAT)
                     if NV > 0:
-                        # P' V_after - P V_before, level by level, originals last
+                        # w' V_after - w V_before, level by level, originals last
                         of_coded = tl.zeros((GP, C), tl.float32)
                         for j in tl.static_range(NV + 1):
-                            share = moved_share(p, p_new, dp, was_v == j, now_v == j)
+                            share = moved_share(w, w_new, dw, was_v == j, now_v == j)
                             of_level = tl.where(mask, of_levels[j], 0.0)
                             of_coded += tl.sum(share[:, :, None] * of_level[None, :, :], 1)
-                        share = moved_share(p, p_new, dp, was_v > NV, now_v > NV)
+                        share = moved_share(w, w_new, dw, was_v > NV, now_v > NV)
                         change = tl.sum(share[:, :, None] * exact[None, :, :], 1)
                         if TURNED_VALUES:
-                            turned = sum_turned[part] + factor[:, None] * of_coded
+                            turned = sum_turned[part] + of_coded
                             joined_turned = joined_turned + (turned,)  # type: ignore[assignment]  # noqa: RUF005
                         else:
                             change += of_coded
                     elif TURNED_VALUES:
-                        # dp V_before + P' (V_after - V_before), what is original and what is coded
-                        of_exact = tl.where(was[:, None], dp, fresh)
-                        of_coded = tl.where(was[:, None], 0.0, dp - fresh)
+                        # what is original and what is coded
+                        of_exact = tl.where(was[:, None], dw, fresh)
+                        of_coded = tl.where(both_sides[:, None], -w, dw - fresh)
+                        of_coded = tl.where(was[:, None], 0.0, of_coded)
                         change = tl.sum(of_exact[:, :, None] * exact[None, :, :], 1)
                         turned = tl.sum(of_coded[:, :, None] * coded[None, :, :], 1)
-                        turned = sum_turned[part] + factor[:, None] * turned
+                        turned = sum_turned[part] + turned
                         joined_turned = joined_turned + (turned,)  # type: ignore[assignment]  # noqa: RUF005
                     else:
                         before = tl.where(was[:, None, None], exact[None, :, :], coded[None, :, :])
-                        change = tl.sum(dp[:, :, None] * before, 1) + tl.sum(
-                            fresh[:, :, None] * (exact - coded)[None, :, :], 1
-                        )
-                    joined = joined + (sum_o[part] + factor[:, None] * change,)  # type: ignore[assignment]  # noqa: RUF005
+                        change = tl.sum(of_before[:, :, None] * before, 1)
+                        behind = exact[None, :, :] - tl.where(both_sides[:, None, None], 0.0, coded[None, :, :])
+                        change += tl.sum(fresh[:, :, None] * behind, 1)
+                    joined = joined + (sum_o[part] + change,)  # type: ignore[assignment]  # noqa: RUF005
                 sum_o = joined
                 sum_turned = joined_turned
                 tl.store(weights + at[:, None] * B + token[None, :], p_new, mask=both & changed[:, None])
                 tl.store(levels + at, then.to(tl.uint8), mask=heads & changed)
+                tl.store(reference + at, ref_new, mask=heads & new_keys)
         moved_here = fetched.to(tl.int64) * block_bytes + fetched_planes
         tl.atomic_add(moved + sequence, moved_here, mask=moved_here > 0, sem="relaxed")
         to = row * S + split
         tl.store(change_l + to, sum_l, mask=heads)
+        tl.store(change_lost + to * 2, moved_l, mask=heads)
+        tl.store(change_lost + to * 2 + 1, moved_o, mask=heads)
         for part in tl.static_range((D + C - 1) // C):
             here = part * C + channel
             at = to[:, None] * D + here[None, :]
@@ -421,6 +453,7 @@ def work_refine(
             pool.value_codes,
             pool.value_step.view(torch.int16),
             pool.value_minimum.view(torch.int16),
+            pool.value_notes.view(torch.int16),
             coded.page_table,
             delta,
             check.size,
@@ -438,8 +471,10 @@ def work_refine(
             sums.l,
             sums.o,
             sums.turned,
+            sums.lost,
             sums.query,
             *(or_nothing(side, nothing) for side in sides),
+            (pool.value_notes if finer is None else pool.finer_value_notes).view(torch.int16),
             nothing if finer is None else finer.planes.present,
             delta if finer is None else finer.delta,
             delta.numel(),

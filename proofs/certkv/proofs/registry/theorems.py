@@ -436,10 +436,12 @@ THEOREMS: tuple[Theorem, ...] = (
         id="correction",
         title="Incremental correction",
         statement="Replacing a block's weights and values in a softmax state equals computing the state anew, up to "
-        "rounding relative to what was there before; within a constant where a quarter of the denominator is kept.",
+        "rounding relative to what was there before; within a constant where a quarter of the denominator is kept; "
+        "over several rounds and any change of weights, within what each round took out and put in.",
         formula="l += sum (p - p'), o += sum (p - p') v_hat + sum p (v - v_hat);  "
         "|l_new - L| <= g ( sum p' + sum |p - p''| ) + r sum p'';  "
-        "||fl(o_new/l_new) - O/L|| <= (21 g + 10 r)(V_hat + eta) if l_new >= l_old / 4",
+        "||fl(o_new/l_new) - O/L|| <= (21 g + 10 r)(V_hat + eta) if l_new >= l_old / 4;  "
+        "e += (g + r)(sum a + sum b) each round, ||o/l - O/L|| <= (e_o + ||o/l|| e_l)/(l - e_l)",
         hypotheses=(
             "both weights are relative to the same maximum",
             "old weights computed again, p'', are within r of the p' inside the state",
@@ -450,6 +452,8 @@ THEOREMS: tuple[Theorem, ...] = (
             "certkv.reference.correction.must_recompute",
             "certkv.reference.correction_rounding.rounding_ub",
             "certkv.reference.correction_rounding.kept_rounding_ub",
+            "certkv.reference.correction_carried.output_ub",
+            "certkv.reference.correction_carried.must_recompute",
         ),
         source=OURS,
         reference="reference/certkv/reference/correction.py",
