@@ -179,7 +179,7 @@ def used_values(plan: fast.Plan, side: int, kv: int, block: int) -> list[torch.T
     return [*coded, original]
 
 
-def correction_is_right(keys: str, values: str, seed: int, tolerance: float, loud: float = 1.0) -> int:
+def correction_is_right(keys: str, values: str, seed: int, tolerance: float) -> int:
     """Recompute weights and outputs of a step from the levels it says it used; return how many blocks were raised.
 
     Weights of a raised key are those of its score in float64, to a rounding of binary16 (2^-11) and what binary32 does
@@ -187,7 +187,6 @@ def correction_is_right(keys: str, values: str, seed: int, tolerance: float, lou
     their sums were taken in binary32 over 300 tokens: 2^-13 of the largest value norm is more than either loses.
     """
     cache, q = cache_of(keys, values, seed)
-    q *= loud
     plan = planned(cache, fast.Budget(tolerance))
     step = plan.run(q, plan.step())
     ws, raised = plan.ws, 0

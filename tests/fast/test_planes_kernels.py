@@ -41,7 +41,7 @@ def scene(keys: str, values: str, dtype: torch.dtype, place: Any) -> tuple[Tiere
     )
     k, v = torch.randn(2, 2, TOKENS[0], KV_HEADS, HEAD_DIM, generator=made).to(dtype)
     cache.append(k, v, lengths=TOKENS)
-    # of two bits, scores of louder queries are mostly too far off to be corrected
+    # of two bits, louder queries read nearly every original
     loud = 0.15 if keys.startswith("oscar") else 1.5
     q = (loud * torch.randn(2, GROUP, HEAD_DIM, generator=made)).to(dtype)
     return cache, q, (k, v)
