@@ -72,6 +72,8 @@ def main(path: str) -> None:
         if "ld.global.nc" in kernel.asm["ptx"]:
             # such loads may return what a program that has met this one has overwritten
             raise SystemExit(f"{self.__name__} reads through the cache that nothing invalidates")
+        if kernel.metadata.launch_pdl and "griddepcontrol.wait" not in kernel.asm["ptx"]:
+            raise SystemExit(f"{self.__name__} starts before the kernel ahead has ended and never waits for it")
         loose = sum(bool(LOOSE.search(line)) for line in kernel.asm["ptx"].splitlines())
         print(f"{self.__name__} {numbers['registers']} {numbers['spills']} {shared} {loose}")
         return kernel

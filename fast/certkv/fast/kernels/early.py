@@ -4,6 +4,10 @@ The kernel ahead says so (``griddepcontrol.launch_dependents``) when it starts; 
 attribute of programmatic serialization, reads what was there before, and waits (``griddepcontrol.wait``) until all that
 the other wrote is visible. What it saves is a launch, and the first fetch of instructions. Graphs capture it with
 drivers of CUDA 12.4 and later.
+
+What a launch costs depends on all the code of its kernel, whatever of it runs: as if it were fetched ahead, and pushed
+out what an earlier kernel has yet to run. On an H200, 300 KiB that are never run cost a step 9 microseconds at 8K
+tokens behind kernels of 120 KiB, and 1 to 2 behind less than 90. So what runs in every step is kept small.
 """
 
 from __future__ import annotations

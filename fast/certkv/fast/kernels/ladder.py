@@ -1,6 +1,7 @@
 """The ladder in one launch: certify, choose, promote, compute anew, finish; its programs do a part together, then meet.
 
-A step whose heads are all accepted by the first tier costs the launch of a kernel that looks at one flag and leaves.
+A step whose heads are all accepted by the first tier costs the launch of a kernel that looks at one flag and leaves; it
+is launched while the first tier still runs (`certkv.fast.kernels.early`).
 Otherwise each part's places are dealt out to the programs, and between parts that read each other's results all
 programs meet (`meet`). How often they go round, and whether rung 3 is needed, they read from what happens to the heads,
 which no program changes before all have read it.
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_wait
 
 from certkv.fast.certify import Pass
 from certkv.fast.choose import EXACT_HEAD, REFINE
@@ -37,6 +39,7 @@ from certkv.fast.kernels import (
 )
 from certkv.fast.kernels.certify import certify_kernel
 from certkv.fast.kernels.choose import choose_kernel, compact_kernel
+from certkv.fast.kernels.early import early
 from certkv.fast.kernels.exact_head import exact_head_kernel
 from certkv.fast.kernels.exact_terms import exact_terms_kernel
 from certkv.fast.kernels.finish import begin_kernel, finish_kernel
@@ -142,8 +145,11 @@ def ladder_kernel(
     after,
     SCRATCH: tl.constexpr,
     LEVELS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Nothing, if no head is open."""
+    if EARLY:
+        gdc_wait()
     if (tl.load(some) != 0) | (always != 0):
         share(begin_kernel, begin, (), programs)
         share(score_error_kernel, errors, (), programs)
@@ -339,8 +345,10 @@ def launch(given: Ladder) -> None:
         *turns,
         SCRATCH=slots.slots > 0,
         LEVELS=levels is not None,
+        EARLY=early(),
         num_warps=warps,
         num_stages=1,
         enable_fp_fusion=False,
         launch_cooperative_grid=True,
+        launch_pdl=early(),
     )
