@@ -43,6 +43,7 @@ SCENES = {
     "faint": {**SMALL, "loud": 1e-4},
     "against": {**SMALL, "scale": -0.4},
     "few channels": {**SMALL, "head_dim": 20, "block": 16},
+    "more splits than are read at once": {**SMALL, "block": 16, "splits": 131},
 }
 
 

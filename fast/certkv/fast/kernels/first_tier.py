@@ -50,8 +50,11 @@ from certkv.fast.splits import STATES
 from certkv.fast.totals import UNITS, Totals, Unit
 from certkv.fast.workspace import Workspace
 
-WARPS = 8
+WARPS = 4
 """Warps of a program, which is a head."""
+
+TILES = 4
+"""Tiles of `STATES` states that are read at once; half as many at a time where there are more."""
 
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 ACCEPTED = tl.constexpr(ACCEPT)
@@ -72,6 +75,50 @@ def two_sums(a, b, a2, b2):
 def sum_and_maximum(a, b, a2, b2):
     """Join a sum and a maximum."""
     return a + a2, tl.maximum(b, b2)
+
+
+@triton.jit
+def load_states(
+    part_m, part_terms, part_o, row, start, splits, SC: tl.constexpr, CHUNKS: tl.constexpr, D: tl.constexpr,
+    DP: tl.constexpr, EVEN: tl.constexpr
+):  # fmt: skip
+    """Load maxima, terms and outputs of some splits, in tuples of tiles."""
+    part = tl.arange(0, SC)
+    held = tl.arange(0, HELD)
+    channel = tl.arange(0, DP)
+    # tiles are apart by constants, which loads have room for
+    of_maxima = part_m + row * (splits + 1) + start + part
+    of_terms = part_terms + (row * splits + start) * HELD + (part[:, None] * HELD + held[None, :])
+    of_outputs = part_o + (row * (splits + 1) + start) * D + (part[:, None] * D + channel[None, :])
+    maxima = ()
+    terms = ()
+    outputs = ()
+    for chunk in tl.static_range(CHUNKS):
+        some = start + chunk * SC + part < splits
+        if EVEN:
+            maxima = maxima + (tl.load(of_maxima + chunk * SC),)
+            terms = terms + (tl.load(of_terms + chunk * SC * HELD),)
+        else:
+            there = tl.broadcast_to(some[:, None], [SC, HELD])
+            maxima = maxima + (tl.load(of_maxima + chunk * SC, mask=some, other=float("-inf")),)
+            terms = terms + (tl.load(of_terms + chunk * SC * HELD, mask=there, other=0.0),)
+        if EVEN and D == DP:
+            outputs = outputs + (tl.load(of_outputs + chunk * SC * D),)
+        else:
+            there = some[:, None] & (channel < D)[None, :]
+            outputs = outputs + (tl.load(of_outputs + chunk * SC * D, mask=there, other=0.0),)
+    return maxima, terms, outputs
+
+
+@triton.jit
+def add_states(o, sums, tops, maxima, terms, outputs, unit):
+    """Add what `load_states` has read to tiles of sums, and to maxima."""
+    for chunk in tl.static_range(len(maxima)):
+        factor = tl.exp2(maxima[chunk] - unit)[:, None]
+        o = tl.fma(tl.broadcast_to(factor, o.shape), outputs[chunk], o)
+        sums = tl.fma(tl.broadcast_to(factor, sums.shape), terms[chunk], sums)
+        tops = tl.maximum(tops, terms[chunk])
+    return o, sums, tops
 
 
 @triton.jit
@@ -154,6 +201,7 @@ def first_tier_kernel(
     SC: tl.constexpr,
     CHUNKS: tl.constexpr,
     EVEN: tl.constexpr,
+    ONCE: tl.constexpr,
     EARLY: tl.constexpr,
     program=None,
 ):
@@ -171,30 +219,9 @@ def first_tier_kernel(
     if EARLY:
         gdc_wait()
         gdc_launch_dependents()
-    # everything is read at once
+    # everything is read at once, if it is not too much
     held = tl.arange(0, HELD)
-    part = tl.arange(0, SC)
-    # chunks are apart by constants, which loads have room for
-    of_maxima = part_m + row * (splits + 1) + part
-    of_terms = part_terms + row * splits * HELD + (part[:, None] * HELD + held[None, :])
-    of_outputs = part_o + row * (splits + 1) * D + (part[:, None] * D + channel[None, :])
-    maxima = ()
-    terms = ()
-    outputs = ()
-    for chunk in tl.static_range(CHUNKS):
-        some = chunk * SC + part < splits
-        if EVEN:
-            maxima = maxima + (tl.load(of_maxima + chunk * SC),)
-            terms = terms + (tl.load(of_terms + chunk * SC * HELD),)
-        else:
-            there = tl.broadcast_to(some[:, None], [SC, HELD])
-            maxima = maxima + (tl.load(of_maxima + chunk * SC, mask=some, other=float("-inf")),)
-            terms = terms + (tl.load(of_terms + chunk * SC * HELD, mask=there, other=0.0),)
-        if EVEN and D == DP:
-            outputs = outputs + (tl.load(of_outputs + chunk * SC * D),)
-        else:
-            there = some[:, None] & inside[None, :]
-            outputs = outputs + (tl.load(of_outputs + chunk * SC * D, mask=there, other=0.0),)
+    maxima, terms, outputs = load_states(part_m, part_terms, part_o, row, 0, splits, SC, CHUNKS, D, DP, EVEN)
     # the resident tokens' state is the last one
     last = row * (splits + 1) + splits
     last_m = tl.load(part_m + last)
@@ -214,17 +241,24 @@ def first_tier_kernel(
     maximum = maxima[0]
     for chunk in tl.static_range(1, CHUNKS):
         maximum = tl.maximum(maximum, maxima[chunk])
+    if not ONCE:
+        for start in range(SC * CHUNKS, splits, SC):
+            here = start + tl.arange(0, SC)
+            more = tl.load(part_m + row * (splits + 1) + here, mask=here < splits, other=float("-inf"))
+            maximum = tl.maximum(maximum, more)
     maximum = tl.maximum(tl.max(maximum, 0), last_m)
     # without any token all maxima are -inf
     unit = tl.where(maximum > float("-inf"), maximum, 0.0)
     o = tl.zeros([SC, DP], tl.float32)
     sums = tl.zeros([SC, HELD], tl.float32)
-    tops = terms[0]
-    for chunk in tl.static_range(CHUNKS):
-        factor = tl.exp2(maxima[chunk] - unit)
-        o = tl.fma(tl.broadcast_to(factor[:, None], [SC, DP]), outputs[chunk], o)
-        sums = tl.fma(tl.broadcast_to(factor[:, None], [SC, HELD]), terms[chunk], sums)
-        tops = tl.maximum(tops, terms[chunk])
+    tops = tl.zeros([SC, HELD], tl.float32)
+    o, sums, tops = add_states(o, sums, tops, maxima, terms, outputs, unit)
+    if not ONCE:
+        for start in range(SC * CHUNKS, splits, SC * CHUNKS):
+            maxima, terms, outputs = load_states(
+                part_m, part_terms, part_o, row, start, splits, SC, CHUNKS, D, DP, EVEN
+            )  # fmt: skip
+            o, sums, tops = add_states(o, sums, tops, maxima, terms, outputs, unit)
     last_factor = tl.exp2(last_m - unit)
     o = tl.fma(tl.broadcast_to(last_factor, [DP]), last_o, tl.sum(o, 0))
     sums, tops = tl.reduce((sums, tops), 0, sum_and_maximum)
@@ -346,6 +380,8 @@ def work(
     kv_heads, max_blocks = coded.anchor.shape[1], coded.page_table.shape[1]
     bfloat16, out_bfloat16 = (x.dtype == torch.bfloat16 for x in (q, out.output))
     made = out.certificate
+    chunks = triton.cdiv(ws.splits, STATES)
+    chunks = chunks if chunks <= TILES else TILES // 2
     return Work(
         first_tier_kernel,
         (batch * heads, 1, 1),
@@ -411,8 +447,9 @@ def work(
             "UNIT": UNITS.index(unit),
             "OUT_BFLOAT": out_bfloat16,
             "SC": STATES,
-            "CHUNKS": triton.cdiv(ws.splits, STATES),
-            "EVEN": ws.splits % STATES == 0,
+            "CHUNKS": chunks,
+            "EVEN": ws.splits % (chunks * STATES) == 0,
+            "ONCE": ws.splits <= chunks * STATES,
             "EARLY": waits,
         },
         {},
