@@ -20,6 +20,7 @@ MODULES = (
     "block_bound",
     "certificate_state",
     "correction",
+    "correction_carried",
     "decomposition",
     "full_tv",
     "greedy",
