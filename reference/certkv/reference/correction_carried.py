@@ -122,4 +122,4 @@ def risen(reference: FloatArray, bits: FloatArray) -> FloatArray:
     bits : float64 [..., B]
         Exact scores, in bits.
     """
-    return np.maximum(reference, bits.max(axis=-1) - BIAS)
+    return np.asarray(np.maximum(reference, bits.max(axis=-1) - BIAS))

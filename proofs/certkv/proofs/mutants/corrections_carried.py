@@ -75,8 +75,8 @@ class Head:
     def off(self) -> tuple[Fraction, Fraction]:
         """Exact errors of the denominator and of the quotient, against what is inside."""
         w, v = ([Fraction(float(x)) for x in of] for of in (self.inside, self.v))
-        mean = sum(x * y for x, y in zip(w, v, strict=True)) / sum(w)
-        return abs(Fraction(float(self.l)) - sum(w)), Fraction(abs(Fraction(self.output()) - mean))
+        mean = sum((x * y for x, y in zip(w, v, strict=True)), Fraction(0)) / sum(w, Fraction(0))
+        return abs(Fraction(float(self.l)) - sum(w, Fraction(0))), abs(Fraction(self.output()) - mean)
 
 
 def errors_are_carried() -> None:
