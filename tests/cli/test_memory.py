@@ -16,7 +16,14 @@ from certkv.cli.memory import planned
 from certkv.fast import Budget, Naive, PaperPolicy, TieredCache
 from certkv.fast.plan import Plan
 from certkv.fast.policies import Policy
-from certkv.fast.splits import PROGRAMS_PER_MULTIPROCESSOR, RESIDENT_PROGRAMS, splits_of, splits_on
+from certkv.fast.splits import (
+    FAR_PER_MULTIPROCESSOR,
+    PROGRAMS_PER_MULTIPROCESSOR,
+    RESIDENT_PROGRAMS,
+    looks_far,
+    splits_of,
+    splits_on,
+)
 
 from .support import Run
 
@@ -55,13 +62,15 @@ def test_splits_are_those_of_a_gpu(
         max_blocks=max_blocks,
         device=device,
         keys="int8",
+        values="int4",
         head_dim=128,
         block=64,
         dtype=None,
     )
     splits = splits_on(cast(TieredCache, cache), multiprocessors)
     assert splits == splits_of(cache)
-    places = multiprocessors * PROGRAMS_PER_MULTIPROCESSOR
+    far = looks_far(8, 0, 128, max_blocks, splits)
+    places = multiprocessors * (FAR_PER_MULTIPROCESSOR if far else PROGRAMS_PER_MULTIPROCESSOR)
     if places >= 16 * RESIDENT_PROGRAMS * batch * kv_heads:
         assert batch * kv_heads * (splits + RESIDENT_PROGRAMS) <= places
 

@@ -7,7 +7,7 @@ import torch
 from certkv.fast.cache import TieredCache
 from certkv.fast.coded import half_channels
 from certkv.fast.formats.planar import planes_of
-from certkv.fast.formats.registry import key_format
+from certkv.fast.formats.registry import key_format, value_format
 
 TWIN_SPLITS = 4
 PROGRAMS_PER_MULTIPROCESSOR = 8
@@ -15,6 +15,12 @@ PROGRAMS_PER_MULTIPROCESSOR = 8
 
 HALVES_PER_MULTIPROCESSOR = 12
 """The same where a pass takes keys in halves: such a program has fewer registers."""
+
+FAR_PER_MULTIPROCESSOR = 11
+"""The same where a pass has many blocks per program (`looks_far`), which then has fewer registers."""
+
+FAR = 8
+"""Blocks of a program from which more programs, of fewer registers each, pay: their loads hide each other's waits."""
 
 RESIDENT_PROGRAMS = 3
 """What attend runs beside the splits of coded blocks: one program for the resident tokens, and one to measure each slot
@@ -38,6 +44,11 @@ def programs_per_multiprocessor(cache: TieredCache) -> int:
     return HALVES_PER_MULTIPROCESSOR if halves else PROGRAMS_PER_MULTIPROCESSOR
 
 
+def looks_far(key_bits: int, value_group: int, head_dim: int, blocks: int, splits: int) -> bool:
+    """Whether programs of a pass have many blocks each, of a format whose loop needs few registers."""
+    return key_bits == 8 and value_group == 0 and head_dim <= 128 and blocks >= FAR * splits
+
+
 def splits_on(cache: TieredCache, multiprocessors: int) -> int:
     """Return what `splits_of` does on a GPU with so many multiprocessors.
 
@@ -45,9 +56,18 @@ def splits_on(cache: TieredCache, multiprocessors: int) -> int:
     for another's end would begin when the others are half done. Splits are whole tiles of the first tier, which then
     masks nothing, where that leaves out few of them.
     """
-    rows, places = cache.batch * cache.kv_heads, multiprocessors * programs_per_multiprocessor(cache)
-    at_once = places // rows - RESIDENT_PROGRAMS
-    wanted = at_once if at_once >= 8 * RESIDENT_PROGRAMS else -(-places // rows)
+    rows, blocks = cache.batch * cache.kv_heads, cache.max_blocks
+    far = filling(rows, multiprocessors * FAR_PER_MULTIPROCESSOR)
+    if looks_far(key_format(cache.keys).bits, value_format(cache.values).group, cache.head_dim, blocks, far):
+        # as many as share the blocks evenly
+        return -(-blocks // -(-blocks // far))
+    wanted = filling(rows, multiprocessors * programs_per_multiprocessor(cache))
     if wanted >= 3 * STATES:
         wanted -= wanted % STATES
-    return max(1, min(cache.max_blocks, wanted))
+    return min(blocks, wanted)
+
+
+def filling(rows: int, places: int) -> int:
+    """Return the splits of each of so many rows that fill so many places."""
+    at_once = places // rows - RESIDENT_PROGRAMS
+    return at_once if at_once >= 8 * RESIDENT_PROGRAMS else max(1, -(-places // rows))
