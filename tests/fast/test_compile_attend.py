@@ -14,8 +14,9 @@ def test_registers_spills_and_shared_memory() -> None:
     for line in compiled("attend_launches.py"):
         name, registers, spills, shared, _ = line
         kernels[name] += 1
-        # under the limit it is the residents' path that spills, twice per program; loops over blocks have next to none
-        assert spills <= (1024 if registers == HALVES_REGISTERS else 0), line
+        # under the limit it is the residents' path that spills, twice per program; loops over blocks have next to none,
+        # but for 16 registers' worth where four warps share a bfloat16 tile and have 128 registers each
+        assert spills <= {HALVES_REGISTERS: 1024, 128: 64}.get(registers, 0), line
         assert registers <= 255, line
         assert shared <= SHARED_MEMORY, line
     assert kernels == {"attend_kernel": 19, "exact_head_kernel": 5, "merge_kernel": 4}

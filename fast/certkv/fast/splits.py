@@ -30,11 +30,11 @@ STATES = 32
 """States of splits that the first tier takes at once; see `certkv.fast.kernels.first_tier`."""
 
 
-def splits_of(cache: TieredCache) -> int:
-    """Programs per KV head of a sequence: enough to fill a GPU, and no more than there are blocks."""
+def splits_of(cache: TieredCache, group: int) -> int:
+    """Programs per KV head, for ``group`` query heads, of a sequence: as many as fill a GPU, no more than blocks."""
     if cache.device.type != "cuda":
         return min(cache.max_blocks, TWIN_SPLITS)
-    return splits_on(cache, torch.cuda.get_device_properties(cache.device).multi_processor_count)
+    return splits_on(cache, group, torch.cuda.get_device_properties(cache.device).multi_processor_count)
 
 
 def programs_per_multiprocessor(cache: TieredCache) -> int:
@@ -44,12 +44,13 @@ def programs_per_multiprocessor(cache: TieredCache) -> int:
     return HALVES_PER_MULTIPROCESSOR if halves else PROGRAMS_PER_MULTIPROCESSOR
 
 
-def looks_far(key_bits: int, value_group: int, head_dim: int, blocks: int, splits: int) -> bool:
-    """Whether programs of a pass have many blocks each, of a format whose loop needs few registers."""
-    return key_bits == 8 and value_group == 0 and head_dim <= 128 and blocks >= FAR * splits
+def looks_far(key_bits: int, value_group: int, group: int, head_dim: int, blocks: int, splits: int) -> bool:
+    """Whether programs of a pass have many blocks each, and tiles whose loop needs few registers."""
+    small = key_bits == 8 and value_group == 0 and group <= 4 and head_dim <= 128
+    return small and blocks >= FAR * splits
 
 
-def splits_on(cache: TieredCache, multiprocessors: int) -> int:
+def splits_on(cache: TieredCache, group: int, multiprocessors: int) -> int:
     """Return what `splits_of` does on a GPU with so many multiprocessors.
 
     With few sequences all programs of a pass run at once, those of the resident tokens included: one that had to wait
@@ -58,7 +59,8 @@ def splits_on(cache: TieredCache, multiprocessors: int) -> int:
     """
     rows, blocks = cache.batch * cache.kv_heads, cache.max_blocks
     far = filling(rows, multiprocessors * FAR_PER_MULTIPROCESSOR)
-    if looks_far(key_format(cache.keys).bits, value_format(cache.values).group, cache.head_dim, blocks, far):
+    bits, channels = key_format(cache.keys).bits, value_format(cache.values).group
+    if looks_far(bits, channels, group, cache.head_dim, blocks, far):
         # as many as share the blocks evenly
         return -(-blocks // -(-blocks // far))
     wanted = filling(rows, multiprocessors * programs_per_multiprocessor(cache))

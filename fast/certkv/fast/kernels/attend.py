@@ -266,7 +266,9 @@ def launch(
     grouped = coded.key_bits < 8 or coded.value_group > 0
     halves = coded.in_halves and shape.warps == 1
     stages = shape.stages(-(-blocks // out.splits), coded)
-    far = shape.warps == 1 and looks_far(coded.key_bits, coded.value_group, shape.head_dim, blocks, out.splits)
+    far = shape.warps == 1 and looks_far(
+        coded.key_bits, coded.value_group, shape.group, shape.head_dim, blocks, out.splits
+    )
     value_notes = bits(pool.value_notes)
     attend_kernel[(q.shape[0] * shape.kv_heads, out.splits + 1 + 2 * statistics)](
         bits(q),
