@@ -228,6 +228,27 @@ def test_what_shares_may_have_lost_is_charged(how: How) -> None:
     assert (others >= 0.99 * 2.0**-12 * coded * delta * values[..., 2]).all()
 
 
+@QUIET
+def test_what_shares_may_have_lost_is_charged_below_the_quotient() -> None:
+    """Kernel and twin agree where so much may be lost that the exponential below the quotient is far from 1."""
+    s, bounds = scene(**SCENES["gqa"]), []  # type: ignore[arg-type]
+    for passes, tier, _ in BOTH:
+        # one model for both: what is left is weights of 11 bits, by either from scores of its own
+        costs, ws = rounding(BOTH[1][2], s.cache, s.splits, 0, torch.float32), s.workspace()
+        passes(s.q, s.coded, s.cache.resident, s.scale, ws, costs)
+        own = []
+        for lost in (2.0**-60, 2.0**-4):
+            first = replace(passes_without_rounding(costs.first), share_lost=lost, share_up=1.0)
+            one, opened = Totals.empty(2, 4), Opened.empty(torch.zeros(2, 4, dtype=torch.uint8))
+            charged = costs._replace(first=first)
+            tier(s.q, s.coded, s.cache.resident, s.scale, charged, "none", 0.0, ws, one, opened, *rest(s))
+            own.append(torch.stack([one.key, one.value]))
+        bounds.append(own)
+    for one, other in zip(*bounds, strict=True):
+        torch.testing.assert_close(one, other, rtol=2.0**-9, atol=0.0)
+    assert (bounds[0][1] > bounds[0][0]).all()
+
+
 def passes_without_rounding(charges: Charges) -> Charges:
     none = ScoreCharge(0.0, 0.0)
     return replace(charges, coded=none, original=none, resident=none)

@@ -11,6 +11,7 @@ from certkv.fast import float64
 from certkv.fast.arithmetic import INTERPRETED
 from certkv.fast.cache import TieredCache
 from certkv.fast.certificate import Status
+from certkv.fast.errors import SettingError
 from certkv.fast.passes import kernels
 from certkv.fast.plan import Plan, plan
 from certkv.fast.policies import Budget, PaperPolicy
@@ -152,3 +153,11 @@ def test_policies_without_levels_read_the_base() -> None:
     assert step.certificate.promoted.any()
     assert not step.certificate.finer.any()
     assert not step.certificate.plane_bytes.any()
+
+
+def test_values_that_no_kernel_adds_up_are_refused() -> None:
+    """A GPU's plan refuses them before; whoever gives kernels to a plan is told as well."""
+    cache, q, _ = scene("int8", "int4+4", torch.float16, "host")
+    made = planned(cache, Budget(0.03))
+    with pytest.raises(SettingError, match=r"values of int4\+4"):
+        made.run(q, out=made.step())

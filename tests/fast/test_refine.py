@@ -439,7 +439,8 @@ def test_what_refinement_costs_is_no_less_than_the_first_pass() -> None:
     # what is lost is in the sizes
     assert 1.0 <= after.of_mean < 1.002
     # 1/16 of the first denominator may be left, within 2^-10
-    assert after.share_lost == pytest.approx(16 * 2.0**-50, rel=2e-3)
+    assert after.share_lost == pytest.approx(16 * 2.0**-50, rel=2e-3, abs=0.0)
+    assert after.mass_lost == pytest.approx(16 * 2.0**-50, rel=2e-3, abs=0.0)
     assert losses.of_size == pytest.approx(1e-6 + 3 * 2.0**-24, rel=2e-3)
     assert losses.of_largest == pytest.approx(2e-6, rel=2e-3)
     # so much of the first denominator that, were it all of what is lost, less than 1/16 of it would be too little

@@ -31,6 +31,7 @@ from triton.language.extra.cuda import gdc_launch_dependents
 
 from certkv.fast.arithmetic import signed_constant
 from certkv.fast.coded import Coded
+from certkv.fast.errors import SettingError
 from certkv.fast.kernels.coded_block import coded_block
 from certkv.fast.kernels.early import early
 from certkv.fast.kernels.pass_state import load_query, store_four, store_state
@@ -258,7 +259,16 @@ def launch(
     out: Workspace,
     rounding: Rounding | None = None,
 ) -> None:
-    """Launch the kernel; see `certkv.fast.attend.attend`."""
+    """Launch the kernel; see `certkv.fast.attend.attend`.
+
+    Raises
+    ------
+    SettingError
+        Values whose base codes stand for a middle, with a step per channel: no kernel adds that up (`plan` refuses
+        them on a GPU).
+    """
+    if coded.value_offset > 0.0 and coded.value_group == 0:
+        raise SettingError(f"kernels do not read values of {coded.values}; use a cache on the CPU, or another format")
     statistics = rounding is not None
     pool, shape = coded.pool, Shape.of(q, coded)
     bfloat16 = pool.key_step.dtype == torch.bfloat16
