@@ -205,20 +205,24 @@ def test_no_cache_is_begun_after_the_time_that_was_given(run: Run, monkeypatch: 
 
 
 def test_kernels_are_compiled_ahead(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each process takes the steps of one policy in one format; that it really does is seen of the last."""
+    """Each process takes one setting that is timed, or the gate's steps of one policy in one format.
+
+    That they really do is seen of the first and of the last.
+    """
     monkeypatch.setattr(gate, "failures", lambda *arguments: iter(()))
     honest, asked = subprocess.run, []
 
     def told(words: list[str], **named: Any) -> Any:
         asked.append(words)
-        return honest(words, **named) if len(asked) == 6 else None
+        return honest(words, **{**named, "check": True}) if len(asked) in (1, 8) else None
 
     monkeypatch.setattr(subprocess, "run", told)
     outcome = run("bench", *SMALL, "--policy", "naive", "--values", "int4,int8", "--jobs", "2", "--commit", "x")
     assert outcome.code == 0, outcome.err
     assert "compiling in 2 processes" in outcome.err
     options_ = [(words[words.index("--values") + 1], words[words.index("--compile") + 1]) for words in asked]
-    assert sorted(options_) == [(v, p) for v in ("int4", "int8") for p in ("budget", "naive", "paper")]
+    assert sorted(options_) == [(v, p) for v in ("int4", "int8") for p in ("budget", "naive", "paper", "timed")]
+    assert [words[words.index("--policy") + 1] for words in asked if "timed" in words] == ["naive", "naive"]
     assert all("--head-dim=16" in words and "--device=cpu" in words for words in asked)
 
 

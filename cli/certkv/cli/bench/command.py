@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from certkv.cli.bench.options import POLICIES, Options, RefusedError, add_arguments, parsed
+from certkv.cli.bench.options import POLICIES, TIMED, Options, RefusedError, add_arguments, parsed
 from certkv.cli.present import missing_gpu, missing_library
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     from certkv import fast
     from certkv.cli.bench.gate import compiled, failures
-    from certkv.cli.bench.rows import WrongError, rows
+    from certkv.cli.bench.rows import WrongError, rows, taken_once
     from certkv.cli.bench.timing import clock_for, read_rate
 
     instead = "--device cpu runs the torch twins, which says nothing about kernels"
@@ -99,7 +99,10 @@ def execute(arguments: argparse.Namespace) -> int:
         require_appendable(options.csv)
     device = torch.device(options.device)
     if options.compile:
-        compiled(options, device, clock_for(device, 1))
+        if options.compile == TIMED:
+            taken_once(options, device)
+        else:
+            compiled(options, device, clock_for(device, 1))
         return 0
     setting = described(options, device)
     print(", ".join(f"{name} {value}" for name, value in setting.items()))
@@ -142,15 +145,22 @@ SHAPE = ("q_heads", "kv_heads", "head_dim", "block", "dtype", "originals", "scra
 
 
 def compile_ahead(options: Options, jobs: int) -> None:
-    """Compile in processes of their own, by format and policy, into Triton's cache on disk.
+    """Compile in processes of their own into Triton's cache on disk: what is timed by setting, the gate by policy.
 
-    What fails there fails again when it is checked, and is told then.
+    What fails there fails again when it is checked or timed, and is told then.
     """
     shape = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in SHAPE]
+    pairs = [("--keys", keys, "--values", values) for keys in options.keys for values in options.values]
+    timed = ("--policy", ",".join(options.policy), "--compile", TIMED)
     asked = [
-        [sys.executable, "-m", "certkv.cli.bench", *shape, "--keys", keys, "--values", values, "--compile", policy]
-        for keys in options.keys
-        for values in options.values
+        [sys.executable, "-m", "certkv.cli.bench", *shape, *pair, "--batch", str(n), "--tokens", str(tokens), *timed]
+        for n in options.batch
+        for tokens in options.tokens
+        for pair in pairs
+    ]
+    asked += [
+        [sys.executable, "-m", "certkv.cli.bench", *shape, *pair, "--compile", policy]
+        for pair in pairs
         for policy in POLICIES
     ]
     with ThreadPoolExecutor(jobs) as pool:

@@ -148,6 +148,20 @@ class Beside(NamedTuple):
     rate: float
 
 
+def taken_once(options: Options, device: torch.device) -> None:
+    """Take every setting's steps and pass once, so that Triton has on disk what they compile."""
+    policies: dict[str, Policy] = {"naive": Naive(), "budget": Budget(1e30, "absolute"), "paper": PaperPolicy()}
+    for batch in options.batch:
+        for tokens in options.tokens:
+            for keys in options.keys:
+                for values in options.values:
+                    scene = Scene(options, keys, values, [tokens] * batch, device)
+                    q = scene.queries("diffuse")
+                    for name in options.policy:
+                        run_once(scene, q, policies[name])
+                    Bare(scene.cache, q, scene.scale)()
+
+
 def bare_time(scene: Scene, q: torch.Tensor, clock: Clock) -> float:
     """Time the pass without a certificate, and judge its outputs.
 
