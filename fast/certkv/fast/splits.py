@@ -17,10 +17,12 @@ HALVES_PER_MULTIPROCESSOR = 12
 """The same where a pass takes keys in halves: such a program has fewer registers."""
 
 FAR_PER_MULTIPROCESSOR = 11
-"""The same where a pass has many blocks per program (`looks_far`), which then has fewer registers."""
+"""The same where a pass has many blocks per program (`looks_far`): 65,536 registers hold eleven warps of 184."""
 
 FAR = 8
-"""Blocks of a program from which more programs, of fewer registers each, pay: their loads hide each other's waits."""
+"""Blocks of a program from which there are more programs, of fewer registers each, whose loads hide each other's waits.
+Chosen, not tuned: on an H200 a step over eight sequences of 131,072 tokens took 653 us so, in 23 splits, and 779 before;
+one sequence was not timed."""
 
 RESIDENT_PROGRAMS = 3
 """What attend runs beside the splits of coded blocks: one program for the resident tokens, and one to measure each slot
@@ -55,7 +57,7 @@ def splits_on(cache: TieredCache, group: int, multiprocessors: int) -> int:
 
     With few sequences all programs of a pass run at once, those of the resident tokens included: one that had to wait
     for another's end would begin when the others are half done. Splits are whole tiles of the first tier, which then
-    masks nothing, where that leaves out few of them.
+    masks nothing, where that leaves out few of them and blocks are not many (`looks_far`).
     """
     rows, blocks = cache.batch * cache.kv_heads, cache.max_blocks
     far = filling(rows, multiprocessors * FAR_PER_MULTIPROCESSOR)

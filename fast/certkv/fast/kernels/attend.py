@@ -57,7 +57,8 @@ NO_COSTS = (1.0,) * 8
 """In the place of what rounding costs, where nobody asks."""
 
 FAR_REGISTERS = 184
-"""The same where programs have many blocks (`splits.looks_far`): eleven then share a multiprocessor."""
+"""The same where programs have many blocks (`splits.looks_far`): the most of which eleven share a multiprocessor.
+With 128 channels and binary16 nothing spills; with other settings little does (tests/fast/test_compile_first_tier.py)."""
 
 
 @triton.jit(do_not_specialize=["splits", "max_blocks"])
@@ -160,6 +161,7 @@ def attend_kernel(
     for _v in tl.static_range((D + VC - 1) // VC):
         o = o + (tl.zeros([VC, GP], tl.float32),)
     if split == 0:
+        # both slots of a KV head lie together, 64 numbers per line
         ask_for(resident_keys + row * 2 * (B * D), 2 * B * D, B * D // 32, 64, INTERPRET)
         ask_for(resident_values + row * 2 * (B * D), 2 * B * D, B * D // 32, 64, INTERPRET)
         for slot in range(0, 2):
