@@ -21,8 +21,8 @@ FAR_PER_MULTIPROCESSOR = 11
 
 FAR = 8
 """Blocks of a program from which there are more programs, of fewer registers each, whose loads hide each other's waits.
-Chosen, not tuned: on an H200 a step over eight sequences of 131,072 tokens took 653 us so, in 23 splits, and 779 before;
-one sequence was not timed."""
+Chosen, not tuned: on an H200 a step over eight sequences of 131,072 tokens took 653 us so, in 23 splits, and 779
+before; one sequence was not timed."""
 
 RESIDENT_PROGRAMS = 3
 """What attend runs beside the splits of coded blocks: one program for the resident tokens, and one to measure each slot

@@ -58,7 +58,7 @@ NO_COSTS = (1.0,) * 8
 
 FAR_REGISTERS = 184
 """The same where programs have many blocks (`splits.looks_far`): the most of which eleven share a multiprocessor.
-With 128 channels and binary16 nothing spills; with other settings little does (tests/fast/test_compile_first_tier.py)."""
+With 128 channels and binary16 nothing spills, with other settings little (tests/fast/test_compile_first_tier.py)."""
 
 
 @triton.jit(do_not_specialize=["splits", "max_blocks"])
