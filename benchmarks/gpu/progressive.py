@@ -9,10 +9,10 @@ so that systems can be compared (of "diffuse" and "sink" heads INT8 and INT4 fet
 anything, and "retrieval" is about single blocks).
 
 Every step that is timed is judged against float64 attention of the originals: a violation, or a bound above its
-tolerance, ends the run with exit code 1. Kernels are compiled first, each system's in a process of its own, into
-Triton's cache, which all processes share; a cache is filled once per system. Rows are printed as they come and appended
-to benchmarks/results/progressive.csv. Systems that kernels do not run are left out, which is said. Without a GPU the
-twins run on short heads, and nothing is timed or recorded.
+tolerance, ends the run with exit code 1. Kernels are compiled first, each part of a step in a process of its own
+(`benchmarks.gpu.ahead`); what does not compile is left out, and told by the exit code. A cache is filled once per
+system. Rows are printed as they come and appended to benchmarks/results/progressive.csv. Systems that kernels do not
+run are left out, which is said. Without a GPU the twins run on short heads, and nothing is timed or recorded.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing import get_context
@@ -32,6 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from benchmarks import origin, table
+from benchmarks.gpu.ahead import Setting, begin
 from benchmarks.gpu.graphs import DEVICE, GPU, Replay, capture, require, say, timed
 from benchmarks.tightness.heads import HEAD_DIM, KINDS, Head, synthetic
 
@@ -193,23 +195,6 @@ def filled(layer: Layer, system: System) -> TieredCache:
     return cache
 
 
-def warm(tokens: int, system: System) -> float:
-    """Compile what a system needs for caches of so many tokens, into Triton's cache; return the seconds."""
-    begun = time.monotonic()
-    try:
-        cache = empty(tokens, system)
-    except CertkvError:
-        return 0.0
-    made = torch.Generator().manual_seed(1)
-    shape = (1, 3 * BLOCK + 1, KV_HEADS, HEAD_DIM)
-    cache.append(*(torch.randn(shape, generator=made).to(torch.float16).to(DEVICE) for _ in "kv"))
-    planned = plan(cache, KV_HEADS * GROUP, Budget(TOLERANCES[0]), SCALE)
-    q = torch.randn(1, KV_HEADS * GROUP, HEAD_DIM, generator=made).to(torch.float16).to(DEVICE)
-    planned.run(q, out=planned.step())
-    torch.cuda.synchronize()
-    return time.monotonic() - begun
-
-
 def judged(step: Step, exact: Sequence[float64.Exact], what: str) -> float:
     """Judge every head; return bound over error.
 
@@ -293,19 +278,34 @@ def layers(lengths: Sequence[int], kinds: Sequence[str]) -> Iterator[tuple[str, 
             yield asked.pop(0)
 
 
-def compiled(lengths: Sequence[int], systems: Sequence[System], patience: float) -> list[System]:
-    """Compile for all systems at once, for at most so many seconds; return the systems, those that are ready first."""
-    if not GPU:
-        return list(systems)
-    begun = time.monotonic()
-    pool = ProcessPoolExecutor(len(systems), mp_context=get_context("spawn"))
-    asked = {pool.submit(warm, max(lengths), system): system for system in systems}
-    done, late = wait(asked, timeout=patience)
-    for future in done:
-        say(f"compiled {asked[future].name}: {future.result():.0f} s")
-    pool.shutdown(wait=False, cancel_futures=True)
-    say(f"compiling took {time.monotonic() - begun:.0f} s" + (f"; {len(late)} are not ready" if late else ""))
-    return [asked[future] for future in asked if future in done] + [asked[future] for future in asked if future in late]
+def compiled(lengths: Sequence[int], systems: Sequence[System], patience: float) -> tuple[list[System], list[str]]:
+    """Compile all parts of all systems at once, for at most so many seconds.
+
+    Returns
+    -------
+    systems : those that are ready first; none whose kernels did not compile
+    complaints : what did not compile, and why
+    """
+    settings = {
+        (x.keys, x.values): Setting(x.keys, x.values, torch.float16, KV_HEADS, GROUP, HEAD_DIM, BLOCK, max(lengths))
+        for x in systems
+    }
+    begun, asked = time.monotonic(), begin(settings.values())
+    done, _ = wait(asked, timeout=patience)
+    late, wrong, complaints = set(), set(), []
+    for future, (of, part) in asked.items():
+        error = future.exception() if future in done else None
+        if future not in done or isinstance(error, BrokenProcessPool):
+            late.add((of.keys, of.values))  # it is compiled where it is used
+        elif error is not None:
+            wrong.add((of.keys, of.values))
+            complaints.append(f"{of.keys}, {of.values}: {part} does not compile: {error}")
+        else:
+            say(f"compiled {of.keys}, {of.values}, {part}: {future.result():.0f} s")
+    if asked:
+        say(f"compiling took {time.monotonic() - begun:.0f} s" + (f"; not ready: {sorted(late)}" if late else ""))
+    whole = [system for system in systems if (system.keys, system.values) not in wrong]
+    return sorted(whole, key=lambda system: (system.keys, system.values) in late), complaints
 
 
 HEADING = (
@@ -357,7 +357,9 @@ def main() -> None:
     say(f"{gpu}, commit {of}")
     drawing = layers(lengths, kinds)
     ahead = next(drawing)  # on other processes, while kernels are compiled
-    systems = compiled(lengths, [system for system in SYSTEMS if system.name in names], options.patience)
+    systems, complaints = compiled(lengths, [system for system in SYSTEMS if system.name in names], options.patience)
+    for complaint in complaints:
+        say(complaint)
     say(HEADING)
     for kind, tokens, drawn in (ahead, *drawing):
         layer = Layer.of([future.result() for future in drawn])
@@ -391,6 +393,7 @@ def main() -> None:
             if GPU:
                 torch.cuda.empty_cache()
     say(f"{time.monotonic() - begun:.0f} s; {out or 'not recorded'}")
+    require(not complaints, f"{len(complaints)} parts did not compile")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,93 @@
+"""Compile what appends and steps of `Budget` need into Triton's cache, every part in a process of its own.
+
+A ladder that reads several planes takes half a minute to compile, so parts are compiled side by side; what follows
+finds them in the cache, which all processes share. Appends are run, the parts of a step only compiled: what they would
+work on is not there. Kernels are the same wherever originals and planes lie. Without a GPU there is nothing to compile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+from certkv.fast import Budget, TieredCache, plan
+from certkv.fast.errors import CertkvError
+
+PARTS = ("ladder", "attend", "first_tier", "append")
+"""Longest first."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What decides which kernels are compiled; ``group`` query heads have one KV head."""
+
+    keys: str
+    values: str
+    dtype: torch.dtype
+    kv_heads: int
+    group: int
+    head_dim: int
+    block: int
+    tokens: int
+
+
+def nothing(*_: object) -> None:
+    """Stand for a part that another process compiles."""
+
+
+def compile_part(of: Setting, part: str) -> float:
+    """Compile one part on this process's GPU; return the seconds it took, 0 for formats that steps do not read."""
+    begun, made, device = time.monotonic(), torch.Generator().manual_seed(1), torch.device("cuda")
+    try:
+        formats: dict[str, Any] = {"keys": of.keys, "values": of.values, "block": of.block}
+        cache = TieredCache(1, of.kv_heads, of.head_dim, of.tokens, of.dtype, **formats, device=device)
+        planned = plan(cache, of.kv_heads * of.group, Budget(0.05))
+    except CertkvError:
+        return 0.0
+    count = 3 * of.block + 1 if part == "append" else 1
+    k, v = torch.randn(2, 1, count, of.kv_heads, of.head_dim, generator=made).to(of.dtype).to(device)
+    cache.append(k, v)
+    torch.cuda.synchronize()
+    if part != "append":
+        others = {name: nothing for name in ("attend", "first_tier", "ladder") if name != part}
+        planned.passes = planned.passes._replace(**others)
+        q = torch.zeros(1, of.kv_heads * of.group, of.head_dim, dtype=of.dtype, device=device)
+        step = planned.step()
+        with _only_compiled():
+            planned.run(q, out=step)
+    return time.monotonic() - begun
+
+
+@contextmanager
+def _only_compiled() -> Iterator[None]:
+    """Launch no kernel in this process meanwhile."""
+    from triton.runtime.jit import JITFunction
+
+    run = JITFunction.run
+
+    def compiled(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        return run(self, *arguments, grid=grid, warmup=True, **options)
+
+    JITFunction.run = compiled
+    try:
+        yield
+    finally:
+        JITFunction.run = run
+
+
+def begin(settings: Iterable[Setting]) -> dict[Future[float], tuple[Setting, str]]:
+    """Begin to compile; what each future compiles, the longest first."""
+    asked = [(of, part) for part in PARTS for of in dict.fromkeys(settings)]
+    if not torch.cuda.is_available() or not asked:
+        return {}
+    pool = ProcessPoolExecutor(len(asked), mp_context=get_context("spawn"))
+    found = {pool.submit(compile_part, *one): one for one in asked}
+    pool.shutdown(wait=False)
+    return found
