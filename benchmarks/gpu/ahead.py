@@ -8,7 +8,7 @@ work on is not there. Kernels are the same wherever originals and planes lie. Wi
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ PARTS = ("ladder", "attend", "first_tier", "append")
 
 @dataclass(frozen=True)
 class Setting:
-    """What decides which kernels are compiled; ``group`` query heads have one KV head."""
+    """What decides which kernels are compiled: sizes of a cache, and query heads of one KV head."""
 
     keys: str
     values: str
@@ -35,7 +35,8 @@ class Setting:
     group: int
     head_dim: int
     block: int
-    tokens: int
+    capacity: int
+    batch: int = 1
 
 
 def nothing(*_: object) -> None:
@@ -47,18 +48,20 @@ def compile_part(of: Setting, part: str) -> float:
     begun, made, device = time.monotonic(), torch.Generator().manual_seed(1), torch.device("cuda")
     try:
         formats: dict[str, Any] = {"keys": of.keys, "values": of.values, "block": of.block}
-        cache = TieredCache(1, of.kv_heads, of.head_dim, of.tokens, of.dtype, **formats, device=device)
+        cache = TieredCache(of.batch, of.kv_heads, of.head_dim, of.capacity, of.dtype, **formats, device=device)
         planned = plan(cache, of.kv_heads * of.group, Budget(0.05))
     except CertkvError:
         return 0.0
     count = 3 * of.block + 1 if part == "append" else 1
-    k, v = torch.randn(2, 1, count, of.kv_heads, of.head_dim, generator=made).to(of.dtype).to(device)
+    if part == "append_one":
+        cache.reserve()
+    k, v = torch.randn(2, of.batch, count, of.kv_heads, of.head_dim, generator=made).to(of.dtype).to(device)
     cache.append(k, v)
     torch.cuda.synchronize()
-    if part != "append":
+    if not part.startswith("append"):
         others = {name: nothing for name in ("attend", "first_tier", "ladder") if name != part}
         planned.passes = planned.passes._replace(**others)
-        q = torch.zeros(1, of.kv_heads * of.group, of.head_dim, dtype=of.dtype, device=device)
+        q = torch.zeros(of.batch, of.kv_heads * of.group, of.head_dim, dtype=of.dtype, device=device)
         step = planned.step()
         with _only_compiled():
             planned.run(q, out=step)
@@ -82,9 +85,9 @@ def _only_compiled() -> Iterator[None]:
         JITFunction.run = run
 
 
-def begin(settings: Iterable[Setting]) -> dict[Future[float], tuple[Setting, str]]:
-    """Begin to compile; what each future compiles, the longest first."""
-    asked = [(of, part) for part in PARTS for of in dict.fromkeys(settings)]
+def begin(settings: Iterable[Setting], parts: Sequence[str] = PARTS) -> dict[Future[float], tuple[Setting, str]]:
+    """Begin to compile; what each future compiles, the longest first. Of appends inside a graph only where asked."""
+    asked = [(of, part) for part in parts for of in dict.fromkeys(settings)]
     if not torch.cuda.is_available() or not asked:
         return {}
     pool = ProcessPoolExecutor(len(asked), mp_context=get_context("spawn"))

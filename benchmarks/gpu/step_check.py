@@ -44,8 +44,10 @@ class Case:
         values: str,
         dtype: torch.dtype,
         keys: str = "int8",
+        planes: str = "host",
     ) -> None:
         self.tokens, self.kv_heads, self.group, self.d, self.dtype = tokens, kv_heads, group, d, dtype
+        self.planes = planes
         batch, longest = len(tokens), max(tokens)
         self.cache = self.empty(0, block, values, keys)
         k, v = torch.randn(2, batch, longest, kv_heads, d, device=DEVICE)
@@ -60,7 +62,7 @@ class Case:
     def empty(self, scratch_bytes: int, block: int, values: str, keys: str = "int8") -> TieredCache:
         """Return a cache for these tokens, without any."""
         sizes = (len(self.tokens), self.kv_heads, self.d, max(self.tokens) + 2 * block)
-        formats: dict[str, Any] = {"keys": keys, "values": values}
+        formats: dict[str, Any] = {"keys": keys, "values": values, "planes": self.planes}
         return TieredCache(*sizes, self.dtype, **formats, block=block, scratch_bytes=scratch_bytes, device=DEVICE)
 
     def queries(self, kind: str) -> torch.Tensor:

@@ -283,6 +283,27 @@ def test_a_flipped_bit_of_a_plane_is_noticed_and_repaired(values: str, place: An
     assert int(loose.run(q, loose.step()).certificate.status[0, 0]) == fast.Status.OK
 
 
+@pytest.mark.parametrize(("values", "place"), [("int4-g32+4", "host"), ("oscar+2+4", "device")])
+def test_missing_planes_are_cut_again_where_their_originals_are_there(values: str, place: Any) -> None:
+    cache, q = cache_of("int8+4", values, 2, planes=place)
+    planes = [x.clone() for x in (*cache.planes.keys, *cache.planes.values)]
+    before = fast.decode(q, cache, fast.Budget(0.02))
+    cache.planes.lose(0)
+    cache.originals.lose(0, 1, 2)
+    found = cache.repair()
+    missing = {(b, h) for b in range(cache.blocks(0)) for h in range(KV_HEADS)} - {(2, 1)}
+    assert {(d.part, d.block, d.kv_head) for d in found} == {("refinement planes", b, h) for b, h in missing}
+    assert cache.planes.present[cache.pages.pages(0)].sum() == len(missing)
+    gone = cache.pages.pages(0)[2]
+    for mine, was in zip((*cache.planes.keys, *cache.planes.values), planes, strict=True):
+        mine[gone, 1] = was[gone, 1]
+        assert torch.equal(mine, was)
+    cache.verify(originals=True)
+    assert cache.repair() == []
+    cache.planes.present[gone, 1] = cache.originals.present[0, 1, 2] = 1
+    assert torch.equal(fast.decode(q, cache, fast.Budget(0.02)).output, before.output)
+
+
 def test_memory_counts_planes_where_they_lie() -> None:
     for place in ("host", "device"):
         cache, _ = cache_of("int8+4", "int4-g32+4", 3, planes=place)

@@ -144,6 +144,8 @@ def wrong_scratch(cache: TieredCache, at: Blocks, side: int) -> torch.Tensor:
 def repair(cache: TieredCache) -> list[Damage]:
     """Make good what can be made good, and return what was damaged; synchronises.
 
+    Refinement planes that are missing, which is no damage, are cut again where their originals are there.
+
     Raises
     ------
     CorruptionError
@@ -153,7 +155,10 @@ def repair(cache: TieredCache) -> list[Damage]:
     lengths = [s for s in range(cache.batch) if _restore_length(cache, s)]
     found = [Damage(s, LENGTH) for s in lengths] + find(cache, originals=True)
     lost = {(d.sequence, d.block, d.kv_head) for d in found if d.part in (ORIGINAL_KEYS, ORIGINAL_VALUES)}
-    left, again = [], []
+    left, again, at = [], [], _blocks(cache)
+    if cache.planes.some:
+        missing = _listed(at, cache.planes.present[at.page] == 0)
+        found += [Damage(s, PLANES, b, h) for s, b, h in missing if _usable(cache, s, b, h, lost)]
     for s in {damage.sequence for damage in found}:
         cache.scratch.clear(s)
     for damage in found:
