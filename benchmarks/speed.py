@@ -160,9 +160,10 @@ PLANES = (
     "",
     "Layers of eight KV heads of one type, four queries each, d = 128, FP16, originals in pinned host memory; a whole "
     "step of `Budget`, captured, in microseconds beside",
-    "torch's dense attention of the same originals; *fetched*: bytes that a head needs from host memory, in percent of "
-    "the 16-bit keys and values that it sees. Means over types of",
-    "heads (of times: geometric ones).",
+    "torch's dense attention of the same originals; *fetched*: bytes that a head needs from host memory, planes that "
+    "lie there included, in percent of the 16-bit keys and",
+    "values that it sees; *planes*: bytes of planes that it reads, wherever they lie. Means over types of heads (of "
+    "times: geometric ones).",
     "",
     "",
 )
@@ -172,6 +173,11 @@ PLANES = (
 def mean(numbers: Sequence[float]) -> float:
     """Geometric mean of times."""
     return math.exp(sum(map(math.log, numbers)) / len(numbers))
+
+
+def share(rows: Sequence[Row], column: str) -> str:
+    """Arithmetic mean of shares, in percent."""
+    return f"{100 * sum(float(row[column]) for row in rows) / len(rows):.2g}"
 
 
 def progressive(rows: Sequence[Row]) -> str:
@@ -185,12 +191,12 @@ def progressive(rows: Sequence[Row]) -> str:
         return ""
     tolerances = sorted({t for some in found.values() for t in some})
     header = ["tokens", "system", "heads", "dense", *(f"step at {100 * t:g} %" for t in tolerances)]
-    lines = [[*header, *(f"fetched at {100 * t:g} %" for t in tolerances)]]
+    lines = [[*header, *(f"fetched; planes at {100 * t:g} %" for t in tolerances)]]
     lines.append(["---"] * len(lines[0]))
     for (tokens, system), some in found.items():
         of_each = [list(some.get(t, {}).values()) for t in tolerances]
         steps = [number(str(mean([float(row["step_us"]) for row in of]))) if of else "-" for of in of_each]
-        bytes_ = [f"{100 * sum(float(row['fetched']) for row in of) / len(of):.2g}" if of else "-" for of in of_each]
+        bytes_ = ["; ".join(share(of, name) for name in ("fetched", "plane_bytes")) if of else "-" for of in of_each]
         heads = dict.fromkeys(row["head"] for of in of_each for row in of)
         dense = mean([float(row["dense_us"]) for of in of_each for row in of])
         lines.append([f"{tokens:,}", system, ", ".join(heads), number(str(dense)), *steps, *bytes_])

@@ -93,14 +93,14 @@ def test_what_tolerances_cost_is_a_mean_over_heads() -> None:
     def of(head: str, step: float, fetched: float, **changes: str) -> speed.Row:
         made = {"commit": "b", "gpu": "H200", "versions": "torch 2", "tokens": "8192", "system": "oscar planes"}
         made |= {"tolerance": "0.05", "dense_us": "20", "head": head, "step_us": str(step), "fetched": str(fetched)}
+        made |= {"plane_bytes": str(fetched / 4)}
         return made | changes
 
     rows = [of("local", 9, 1, commit="a"), of("sink", 1000, 1), of("sink", 40, 0.02), of("local", 90, 0.04)]
     section = speed.progressive([*rows, of("local", 10, 0.01, tolerance="0.1"), of("sink", 1, 1, gpu="cpu, twins")])
     assert section.startswith("## What they cost on a GPU\n")
-    assert (
-        "| tokens | system | heads | dense | step at 5 % | step at 10 % | fetched at 5 % | fetched at 10 % |" in section
-    )
-    assert "| 8,192 | oscar planes | sink, local | 20.0 | 60.0 | 10.0 | 3 | 1 |" in section
+    header = "| tokens | system | heads | dense | step at 5 % | step at 10 % |"
+    assert f"{header} fetched; planes at 5 % | fetched; planes at 10 % |" in section
+    assert "| 8,192 | oscar planes | sink, local | 20.0 | 60.0 | 10.0 | 3; 0.75 | 1; 0.25 |" in section
     assert "H200, torch 2; commit b." in section
     assert speed.progressive([of("sink", 1, 1, gpu="cpu, twins")]) == ""
