@@ -16,14 +16,7 @@ from certkv.cli.memory import planned
 from certkv.fast import Budget, Naive, PaperPolicy, TieredCache
 from certkv.fast.plan import Plan
 from certkv.fast.policies import Policy
-from certkv.fast.splits import (
-    FAR_PER_MULTIPROCESSOR,
-    PROGRAMS_PER_MULTIPROCESSOR,
-    RESIDENT_PROGRAMS,
-    looks_far,
-    splits_of,
-    splits_on,
-)
+from certkv.fast.splits import PROGRAMS_PER_MULTIPROCESSOR, RESIDENT_PROGRAMS, splits_of, splits_on
 
 from .support import Run
 
@@ -38,7 +31,7 @@ def test_figures_are_those_of_a_real_cache_and_plan(policy: Policy, values: str)
     arguments = build_parser().parse_args(["memory", *OPTIONS, "--policy", policy.name, "--values", values])
     column = planned(arguments, 200)
     cache = TieredCache(2, 3, 40, 200, torch.bfloat16, values=values, block=16)
-    real = Plan(cache, 6, policy, 0.5, torch.bfloat16, splits=splits_on(cache, 2, 132))
+    real = Plan(cache, 6, policy, 0.5, torch.bfloat16, splits=splits_on(cache, 132))
     assert column.memory.rows == real.memory().rows
     assert column.memory.dense == real.memory().dense == 2 * 200 * 3 * 40 * 2 * 2
 
@@ -67,10 +60,9 @@ def test_splits_are_those_of_a_gpu(
         block=64,
         dtype=None,
     )
-    splits = splits_on(cast(TieredCache, cache), 4, multiprocessors)
-    assert splits == splits_of(cache, 4)
-    far = looks_far(8, 0, 4, 128, max_blocks, splits)
-    places = multiprocessors * (FAR_PER_MULTIPROCESSOR if far else PROGRAMS_PER_MULTIPROCESSOR)
+    splits = splits_on(cast(TieredCache, cache), multiprocessors)
+    assert splits == splits_of(cache)
+    places = multiprocessors * PROGRAMS_PER_MULTIPROCESSOR
     if places >= 5 * RESIDENT_PROGRAMS * batch * kv_heads:
         assert batch * kv_heads * (splits + RESIDENT_PROGRAMS) <= places
 

@@ -129,7 +129,7 @@ def planned(arguments: argparse.Namespace, capacity: int) -> Column:
             )
             policy = policies[arguments.policy]()
             checked = fast.plan(cache, arguments.q_heads, policy)
-            splits = splits_on(cache, checked.q_heads // cache.kv_heads, arguments.multiprocessors)
+            splits = splits_on(cache, arguments.multiprocessors)
             made = Plan(cache, checked.q_heads, policy, checked.scale, checked.out_dtype, splits=splits)
             memory = made.memory()
     except fast.CertkvError as error:

@@ -84,7 +84,7 @@ class Plan(Handled):
         self.coded = Coded(
             cache.pool, *tables, cache.anchor, values, min(pinned, max_blocks), keys, (planar[0], planar[1])
         )
-        self.splits = splits_of(cache, q_heads // cache.kv_heads) if splits is None else splits
+        self.splits = splits_of(cache) if splits is None else splits
         self.rounding = rounding(model, cache, self.splits, self.rounds, out_dtype)
         self.ws = plan_workspace(batch, q_heads, head_dim, cache.block, max_blocks, self.splits, device)
 

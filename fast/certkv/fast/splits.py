@@ -7,7 +7,7 @@ import torch
 from certkv.fast.cache import TieredCache
 from certkv.fast.coded import half_channels
 from certkv.fast.formats.planar import planes_of
-from certkv.fast.formats.registry import key_format, value_format
+from certkv.fast.formats.registry import key_format
 
 TWIN_SPLITS = 4
 PROGRAMS_PER_MULTIPROCESSOR = 8
@@ -15,14 +15,6 @@ PROGRAMS_PER_MULTIPROCESSOR = 8
 
 HALVES_PER_MULTIPROCESSOR = 12
 """The same where a pass takes keys in halves: such a program has fewer registers."""
-
-FAR_PER_MULTIPROCESSOR = 11
-"""The same where a pass has many blocks per program (`looks_far`): 65,536 registers hold eleven warps of 184."""
-
-FAR = 8
-"""Blocks of a program from which there are more programs, of fewer registers each, whose loads hide each other's waits.
-Chosen, not tuned: on an H200 a step over eight sequences of 131,072 tokens took 653 us so, in 23 splits, and 779
-before; one sequence was not timed."""
 
 RESIDENT_PROGRAMS = 3
 """What attend runs beside the splits of coded blocks: one program for the resident tokens, and one to measure each slot
@@ -32,11 +24,11 @@ STATES = 32
 """States of splits that the first tier takes at once; see `certkv.fast.kernels.first_tier`."""
 
 
-def splits_of(cache: TieredCache, group: int) -> int:
-    """Programs per KV head, for ``group`` query heads, of a sequence: as many as fill a GPU, no more than blocks."""
+def splits_of(cache: TieredCache) -> int:
+    """Programs per KV head of a sequence: as many as fill a GPU, and no more than there are blocks."""
     if cache.device.type != "cuda":
         return min(cache.max_blocks, TWIN_SPLITS)
-    return splits_on(cache, group, torch.cuda.get_device_properties(cache.device).multi_processor_count)
+    return splits_on(cache, torch.cuda.get_device_properties(cache.device).multi_processor_count)
 
 
 def programs_per_multiprocessor(cache: TieredCache) -> int:
@@ -46,29 +38,17 @@ def programs_per_multiprocessor(cache: TieredCache) -> int:
     return HALVES_PER_MULTIPROCESSOR if halves else PROGRAMS_PER_MULTIPROCESSOR
 
 
-def looks_far(key_bits: int, value_group: int, group: int, head_dim: int, blocks: int, splits: int) -> bool:
-    """Whether programs of a pass have many blocks each, and tiles whose loop needs few registers."""
-    small = key_bits == 8 and value_group == 0 and group <= 4 and head_dim <= 128
-    return small and blocks >= FAR * splits
-
-
-def splits_on(cache: TieredCache, group: int, multiprocessors: int) -> int:
+def splits_on(cache: TieredCache, multiprocessors: int) -> int:
     """Return what `splits_of` does on a GPU with so many multiprocessors.
 
     With few sequences all programs of a pass run at once, those of the resident tokens included: one that had to wait
     for another's end would begin when the others are half done. Splits are whole tiles of the first tier, which then
-    masks nothing, where that leaves out few of them and blocks are not many (`looks_far`).
+    masks nothing, where that leaves out few of them.
     """
-    rows, blocks = cache.batch * cache.kv_heads, cache.max_blocks
-    far = filling(rows, multiprocessors * FAR_PER_MULTIPROCESSOR)
-    bits, channels = key_format(cache.keys).bits, value_format(cache.values).group
-    if looks_far(bits, channels, group, cache.head_dim, blocks, far):
-        # as many as share the blocks evenly
-        return -(-blocks // -(-blocks // far))
-    wanted = filling(rows, multiprocessors * programs_per_multiprocessor(cache))
+    wanted = filling(cache.batch * cache.kv_heads, multiprocessors * programs_per_multiprocessor(cache))
     if wanted >= 3 * STATES:
         wanted -= wanted % STATES
-    return min(blocks, wanted)
+    return min(cache.max_blocks, wanted)
 
 
 def filling(rows: int, places: int) -> int:

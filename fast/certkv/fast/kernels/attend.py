@@ -43,7 +43,6 @@ from certkv.fast.kernels.two_passes import two_passes
 from certkv.fast.pool import VALUE_NOTES
 from certkv.fast.resident import Resident
 from certkv.fast.split_terms import costs
-from certkv.fast.splits import looks_far
 from certkv.fast.workspace import BIAS, Workspace
 
 if TYPE_CHECKING:
@@ -55,10 +54,6 @@ HALVES_REGISTERS = 168
 
 NO_COSTS = (1.0,) * 8
 """In the place of what rounding costs, where nobody asks."""
-
-FAR_REGISTERS = 184
-"""The same where programs have many blocks (`splits.looks_far`): the most of which eleven share a multiprocessor.
-With 128 channels and binary16 nothing spills, with other settings little (tests/fast/test_compile_first_tier.py)."""
 
 
 @triton.jit(do_not_specialize=["splits", "max_blocks"])
@@ -278,9 +273,6 @@ def launch(
     grouped = coded.key_bits < 8 or coded.value_group > 0
     halves = coded.in_halves and shape.warps == 1
     stages = shape.stages(-(-blocks // out.splits), coded)
-    far = shape.warps == 1 and looks_far(
-        coded.key_bits, coded.value_group, shape.group, shape.head_dim, blocks, out.splits
-    )
     value_notes = bits(pool.value_notes)
     attend_kernel[(q.shape[0] * shape.kv_heads, out.splits + 1 + 2 * statistics)](
         bits(q),
@@ -327,6 +319,6 @@ def launch(
         INTERPRET=triton.knobs.runtime.interpret,
         num_warps=shape.warps,
         num_stages=1 if grouped else stages,
-        maxnreg=HALVES_REGISTERS if halves else FAR_REGISTERS if far else None,
+        maxnreg=HALVES_REGISTERS if halves else None,
         enable_fp_fusion=False,
     )
