@@ -13,8 +13,9 @@ that does not hold. Without a GPU twins are compared with themselves, on short h
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
-from concurrent.futures import wait
+from concurrent.futures import as_completed
 from typing import Literal
 
 import torch
@@ -41,6 +42,13 @@ EXACT = ("key_codes", "key_step", "key_minimum", "key_norm", "value_codes", "val
 NEAR = ("key_notes", "value_notes", "finer_key_notes", "finer_value_notes", "finer_residual_codes")
 
 Place = Literal["host", "device"]
+PLACES: tuple[Place, ...] = ("host", "device")
+BEGUN = time.monotonic()
+
+
+def told(what: str) -> None:
+    """Say what holds, and when."""
+    say(f"ok {time.monotonic() - BEGUN:4.0f} s  {what}")
 
 
 def cache_of(keys: str, values: str, tokens: int, place: Place, device: torch.device) -> TieredCache:
@@ -80,27 +88,32 @@ def stored(keys: str, values: str) -> None:
     made = torch.Generator().manual_seed(5)
     k, v = torch.randn(2, 1, COMPARED + MORE, KV_HEADS, HEAD_DIM, generator=made).half()
     k[..., ::17] *= 4.0
-    place: Place
-    for place in ("host", "device"):
-        what = f"{keys}, {values}, planes: {place}"
-        mine, twin = (cache_of(keys, values, STORED, place, device) for device in (DEVICE, torch.device("cpu")))
-        for cache in (mine, twin):
-            cache.append(k[:, :COMPARED].to(cache.device), v[:, :COMPARED].to(cache.device))
-        same(mine, twin, what)
-        mine.reserve()
-        now_k, now_v = k[:, 0].to(DEVICE), v[:, 0].to(DEVICE)
-        active = torch.zeros(1, dtype=torch.uint8, device=DEVICE)
-        replay = captured(lambda: mine.append_one(now_k, now_v, active))  # noqa: B023
-        active.fill_(1)
-        for t in range(COMPARED, COMPARED + MORE):
-            now_k.copy_(k[:, t])
-            now_v.copy_(v[:, t])
-            replay()
-        mine.sync()
-        twin.append(k[:, COMPARED:], v[:, COMPARED:])
-        same(mine, twin, f"{what}, appended one by one")
-        mine.verify()
-        say(f"ok   {what}: {mine.blocks(0)} blocks hold the twin's bits")
+    twin = cache_of(keys, values, STORED, "host", torch.device("cpu"))
+    mine = [cache_of(keys, values, STORED, place, DEVICE) for place in PLACES]
+    for cache in (twin, *mine):
+        cache.append(k[:, :COMPARED].to(cache.device), v[:, :COMPARED].to(cache.device))
+    for cache in mine:
+        same(cache, twin, f"{keys}, {values}, planes: {cache.planes.place}")
+    twin.append(k[:, COMPARED:], v[:, COMPARED:])
+    for cache in mine:
+        one_by_one(cache, k[:, COMPARED:], v[:, COMPARED:])
+        same(cache, twin, f"{keys}, {values}, planes: {cache.planes.place}, appended one by one")
+        cache.verify(originals=True)
+    told(f"{keys}, {values}: {twin.blocks(0)} blocks hold the twin's bits, planes on the host and on the device")
+
+
+def one_by_one(cache: TieredCache, k: torch.Tensor, v: torch.Tensor) -> None:
+    """Append every token by a replay."""
+    cache.reserve()
+    now_k, now_v = (x[:, 0].to(DEVICE, copy=True) for x in (k, v))
+    active = torch.zeros(1, dtype=torch.uint8, device=DEVICE)
+    replay = captured(lambda: cache.append_one(now_k, now_v, active))
+    active.fill_(1)
+    for t in range(k.shape[1]):
+        now_k.copy_(k[:, t])
+        now_v.copy_(v[:, t])
+        replay()
+    cache.sync()
 
 
 def bytes_read(made: Plan, step: Step, what: str) -> None:
@@ -153,8 +166,8 @@ def steps(keys: str, values: str, lengths: list[int], place: Place) -> torch.Ten
             worst = max(worst, 1.0 / min(ratios))
         every += used
         levels = "; ".join("/".join(map(str, side)) for side in used.tolist())
-        say(
-            f"ok   {keys}, {values}, {place}, {t:g}: rungs {'/'.join(map(str, rungs))}, key and value blocks "
+        told(
+            f"{keys}, {values}, {place}, {t:g}: rungs {'/'.join(map(str, rungs))}, key and value blocks "
             f"base/planes/original {levels}, planes {read / 1e6:.2f} MB, largest error/bound {worst:.2f}"
         )
         if t == TOLERANCES[-2]:
@@ -196,20 +209,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     say(f"{torch.cuda.get_device_name() if GPU else 'cpu, twins'}, torch {torch.__version__}")
     # capacities as those of `Case`, and of `stored`
     of_steps = [setting(*pair, max(lengths) + 2 * BLOCK, len(lengths)) for pair in pairs]
-    of_appends = [setting(*pair, STORED, 1) for pair in pairs]
+    # side by side as well: kernels that encode keys know nothing of values
+    of_appends = [setting(keys, "int8", STORED, 1) for keys, _ in pairs]
+    of_appends += [setting("int8", values, STORED, 1) for _, values in pairs]
     asked = ahead.begin(of_steps, ahead.PARTS[:3]) | ahead.begin(of_appends, (*ahead.PARTS[3:], "append_one"))
     torch.manual_seed(1)
+    torch.set_num_threads(2)  # of the twins: processors are busy
+    for future in as_completed(asked):
+        of, part = asked[future]
+        say(f"compiled {of.keys}, {of.values}, {part}: {future.result():.0f} s")
     for keys, values in pairs:
-        mine = [future for future, (of, _) in asked.items() if (of.keys, of.values) == (keys, values)]
-        appends = [future for future in mine if asked[future][1].startswith("append")]
-        for some in (appends, mine):
-            wait(some)
-            for future in some:
-                say(f"compiled {keys}, {values}, {asked[future][1]}: {future.result():.0f} s")
-            if some is appends:
-                stored(keys, values)
-        places: tuple[Place, ...] = ("host", "device")
-        used = torch.stack([steps(keys, values, lengths, place) for place in places]).sum(0)
+        stored(keys, values)
+        used = torch.stack([steps(keys, values, lengths, place) for place in PLACES]).sum(0)
         require((used > 0).all(), f"{keys}, {values}: not every level is in use: {used.tolist()}")
 
 
