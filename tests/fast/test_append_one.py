@@ -243,6 +243,9 @@ def test_arguments_are_checked() -> None:
         ((k, v.float()), DTypeError, "v has dtype float32"),
         ((k, v, torch.ones(3, dtype=torch.bool)), ShapeError, r"active has shape \[3\]"),
         ((k, v, torch.ones(2)), DTypeError, "active has dtype float32"),
+        ((k, v, [1, 1]), DTypeError, "active is a list; give a torch tensor"),
+        ((k.tolist(), v), DTypeError, "k is a list"),
+        ((k, None), DTypeError, "v is a NoneType"),
         ((k[0], v[0, 0], torch.ones(2, dtype=torch.int64)), InputError, "(?s)k has.*v has.*active has"),
     ):
         with pytest.raises(kind, match=match):

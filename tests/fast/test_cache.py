@@ -119,6 +119,11 @@ def test_all_reasons_are_given_at_once() -> None:
         TieredCache(0, 1, 8, 16, torch.float32, keys="int9", values="int4-g16", originals="disk")  # type: ignore[arg-type]
     for reason in ("batch is 0", "dtype is torch.float32", "'int9'", "'int4-g16'", "'disk'"):
         assert reason in str(setting.value)
+    with pytest.raises(SettingError, match="lengths is 5; give a number of tokens for each sequence"):
+        cache.append(k, v, lengths=5)  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="residual is 256; blocks are encoded one by one here, so give block=256"):
+        TieredCache(1, 1, 8, 512, torch.float16, keys="oscar", values="oscar", residual=256)
+    assert TieredCache(1, 1, 8, 512, torch.float16, keys="oscar", values="oscar", block=128, residual=128).block == 128
     assert cache.tokens == (0, 0)
 
 

@@ -14,11 +14,12 @@ import torch
 from certkv.fast import ops
 from certkv.fast.append_one import Held, Refusals, Work, append_one, refusal
 from certkv.fast.certificate import Status
-from certkv.fast.checks import Reasons, check_tensor, size
+from certkv.fast.checks import Reasons, check_tensor, require_tensor, size
 from certkv.fast.checksum import Checksums
 from certkv.fast.errors import CapacityError, CaptureError, SettingError, ShapeError
 from certkv.fast.handles import Handled
 from certkv.fast.host import Originals
+from certkv.fast.memory import in_memory
 from certkv.fast.pages import PageTable
 from certkv.fast.planes import Planes
 from certkv.fast.pool import Pool
@@ -75,6 +76,7 @@ class OneTokenAppends(Handled):
         """Sequences known to hold nothing; where the device is ahead of the host, none is known to."""
         return [] if self._ahead else [s for s, tokens in enumerate(self._tokens) if tokens == 0]
 
+    @in_memory("what append_one needs")
     @torch.no_grad()
     def reserve(self, tokens: int | Sequence[int] | None = None) -> None:
         """Take pages for sequences of so many tokens, and the memory that `append_one` needs. Synchronises.
@@ -93,6 +95,7 @@ class OneTokenAppends(Handled):
             Not such numbers.
         CapacityError
             More tokens than a sequence, or more blocks than the pool, has room for; nothing is reserved.
+        OutOfMemoryError
         """
         self._catch_up()
         listed = [self.capacity if tokens is None else tokens] * self.batch if _single(tokens) else list(tokens)  # type: ignore[arg-type]
@@ -129,6 +132,10 @@ class OneTokenAppends(Handled):
         ShapeError, DTypeError, SettingError
             Arguments do not fit, or nothing was reserved.
         """
+        require_tensor("k", k)
+        require_tensor("v", v)
+        if active is not None:
+            require_tensor("active", active)
         ops.append_one(k, v, active, self.order, self.handle)
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -18,7 +18,7 @@ from certkv.fast.errors import CapacityError, InputError, SettingError, ShapeErr
 from certkv.fast.formats.planar import base_of
 from certkv.fast.formats.registry import key_format, value_format
 from certkv.fast.host import PLACES, Originals, Place
-from certkv.fast.memory import MemoryTable, Row, measured_peak
+from certkv.fast.memory import MemoryTable, Row, in_memory, measured_peak
 from certkv.fast.pages import PageTable
 from certkv.fast.planes import Planes
 from certkv.fast.pool import allocate
@@ -56,6 +56,8 @@ class TieredCache(OneTokenAppends):
         Pages in the pool, shared by the sequences; None for as many as all of them can fill.
     planes : {"host", "device"}
         Where the refinement planes of formats of several levels lie.
+    residual : int or None
+        Newest tokens that may be originals before they are encoded at once: one block, and nothing else here.
 
     Attributes
     ----------
@@ -84,8 +86,10 @@ class TieredCache(OneTokenAppends):
     ------
     SettingError
         Listing everything that is wrong.
+    OutOfMemoryError
     """
 
+    @in_memory("the cache")
     @torch.inference_mode(False)  # tensors made in that mode could not be appended to outside of it
     def __init__(
         self,
@@ -102,6 +106,7 @@ class TieredCache(OneTokenAppends):
         device: torch.device | str = "cpu",
         pages: int | None = None,
         planes: Place = "host",
+        residual: int | None = None,
     ) -> None:
         reasons = Reasons()
         given = {"batch": batch, "kv_heads": kv_heads, "head_dim": head_dim, "capacity": capacity, "block": block}
@@ -117,6 +122,9 @@ class TieredCache(OneTokenAppends):
             reasons.add(SettingError(f"originals is {originals!r}; give one of {', '.join(PLACES)}"))
         if planes not in PLACES:
             reasons.add(SettingError(f"planes is {planes!r}; give one of {', '.join(PLACES)}"))
+        if residual is not None and residual != block:
+            wanted_block = f"residual is {residual!r}; blocks are encoded one by one here, so give block={residual!r}"
+            reasons.add(SettingError(f"{wanted_block}, or leave residual out"))
         where = reasons.catch(known_device, device)
         least = 1 if of_keys is None else of_keys.least_block
         if (tokens := sizes["block"]) is not None and tokens < least:
@@ -150,6 +158,7 @@ class TieredCache(OneTokenAppends):
         self.checksums = Checksums.empty(self.batch, self.kv_heads, self.max_blocks, count, where)
         self.checksums.take(self.lengths, self.anchor, self.resident)
 
+    @in_memory("what append adds")
     @torch.no_grad()
     def append(self, k: torch.Tensor, v: torch.Tensor, lengths: Sequence[int] | torch.Tensor | None = None) -> None:
         """Add tokens; every block that fills is encoded at once. On an error the cache is as it was. Synchronises.
@@ -170,6 +179,8 @@ class TieredCache(OneTokenAppends):
             A NaN or infinity, with the position of the first.
         CapacityError
             More tokens than a sequence, or more blocks than the pool, has room for.
+        OutOfMemoryError
+            While tokens are encoded.
         CaptureError
             A graph is being captured; `append_one` is for that.
         """
@@ -338,6 +349,8 @@ class TieredCache(OneTokenAppends):
         if lengths is None:
             reasons.raise_all()
             return [tokens] * self.batch
+        if not isinstance(lengths, Iterable):
+            raise SettingError(f"lengths is {lengths!r}; give a number of tokens for each sequence, or None for all")
         listed = lengths.tolist() if isinstance(lengths, torch.Tensor) else list(lengths)
         if len(listed) != self.batch:
             reasons.add(ShapeError(f"lengths has {len(listed)} numbers, but there are {self.batch} sequences"))

@@ -113,6 +113,17 @@ class Reasons:
             raise kind("\n".join(["several things are wrong:", *(f"- {error}" for error in self._errors)]))
 
 
+def require_tensor(name: str, tensor: object) -> None:
+    """Refuse what is no tensor, before an operator of torch does in words of its own.
+
+    Raises
+    ------
+    DTypeError
+    """
+    if not isinstance(tensor, torch.Tensor):
+        raise DTypeError(f"{name} is a {type(tensor).__name__}; give a torch tensor")
+
+
 def check_tensor(
     reasons: Reasons,
     name: str,

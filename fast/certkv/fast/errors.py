@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 
 class CertkvError(Exception):
     """Base class of every error that certkv.fast raises on purpose."""
@@ -51,6 +53,16 @@ class NonFiniteError(InputError):
 
 class CapacityError(CertkvError, MemoryError):
     """More tokens than the cache was planned for; nothing was appended."""
+
+
+class OutOfMemoryError(CertkvError, torch.OutOfMemoryError, MemoryError):
+    """Memory of the device or the host ran out; what there was before is as it was."""
+
+    def __init__(self, what: str, said: str) -> None:
+        super().__init__(
+            f"{what} does not fit into memory ({said}); give fewer tokens, sequences or pages, or free memory: "
+            "cache.memory() and `certkv memory` say what takes how much, and where"
+        )
 
 
 class CaptureError(CertkvError, RuntimeError):

@@ -1,11 +1,50 @@
-"""How many bytes a cache holds, where, and for what."""
+"""How many bytes a cache holds, where, and for what; and one error for memory that runs out, whatever torch says."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, ParamSpec, TypeVar
 
 import torch
+
+from certkv.fast.errors import CertkvError, OutOfMemoryError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+RAN_OUT = (
+    "out of memory",
+    "can't allocate",
+    "cannot allocate",
+    "not enough memory",
+    "size calculation overflow",
+    "multiplication overflow",
+)
+"""How torch says, in a RuntimeError, that memory ran out, or that no number of bytes is so large."""
+
+
+def in_memory(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Make a function raise `OutOfMemoryError` where ``what`` it makes does not fit into memory."""
+
+    def wrapped(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def called(*arguments: P.args, **named: P.kwargs) -> T:
+            try:
+                return function(*arguments, **named)
+            except CertkvError:
+                raise
+            except (MemoryError, RuntimeError) as error:
+                said = str(error).splitlines()[:1]
+                known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+                if known or any(sign in str(error).lower() for sign in RAN_OUT):
+                    raise OutOfMemoryError(what, said[0] if said else "no memory") from error
+                raise
+
+        return called
+
+    return wrapped
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from certkv.fast import dense, ops
 from certkv.fast.arithmetic import H200, TWIN, Arithmetic
 from certkv.fast.cache import TieredCache
 from certkv.fast.certify import CHUNK, Finer
-from certkv.fast.checks import Reasons, check_tensor, type_name, whole_number
+from certkv.fast.checks import Reasons, check_tensor, require_tensor, type_name, whole_number
 from certkv.fast.choose import DEVICE_COST, Prices
 from certkv.fast.coded import Coded
 from certkv.fast.errors import DTypeError, InputError, PlanError, SettingError
@@ -25,7 +25,7 @@ from certkv.fast.formats.planar import Planar, base_of
 from certkv.fast.formats.registry import key_format, value_format
 from certkv.fast.handles import Handled
 from certkv.fast.ladder import Ladder, Levels
-from certkv.fast.memory import MemoryTable, Row, measured_peak
+from certkv.fast.memory import MemoryTable, Row, in_memory, measured_peak
 from certkv.fast.outward_fp32 import above, check_roundings
 from certkv.fast.parts import Parts
 from certkv.fast.passes import Passes, passes_for
@@ -253,10 +253,12 @@ class Plan(Handled):
         Decoded
             Tensors of its own; `Step.of` makes a step of them.
         """
+        require_tensor("q", q)
         return ops.Decoded(*ops.decode(q, self.cache.order, self.handle, self.out_dtype, max(self.cache.planes.counts)))
 
     def op_out(self, q: torch.Tensor, out: ops.Decoded) -> None:
         """Run a step into the caller's tensors as the operator ``certkv::decode_out``."""
+        require_tensor("q", q)
         ops.decode_out(q, self.cache.order, self.handle, *out)
 
     def run_into(self, q: torch.Tensor, out: ops.Decoded) -> None:
@@ -289,6 +291,7 @@ class Plan(Handled):
         )
 
 
+@in_memory("the plan of a step")
 def plan(
     cache: TieredCache,
     q_heads: int,
@@ -316,6 +319,7 @@ def plan(
     ------
     PlanError
         With every reason.
+    OutOfMemoryError
     """
     if not isinstance(cache, TieredCache):
         raise PlanError([f"cache is a {type(cache).__name__}; give a TieredCache"])

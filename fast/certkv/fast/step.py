@@ -14,6 +14,7 @@ from certkv.fast.certificate import Certificate, Status
 from certkv.fast.checks import Reasons, check_tensor
 from certkv.fast.errors import CertkvError, CorruptionError, HostMissingError, NeedsDenseError, NonFiniteError
 from certkv.fast.finish import Result
+from certkv.fast.memory import in_memory
 from certkv.fast.ops import Decoded
 from certkv.fast.policies import Policy
 from certkv.fast.verify import Verify, offence
@@ -133,6 +134,7 @@ class Step:
                 cache = self._last[0].cache
                 raise offence(sequence, offender, cache.kv_heads, cache.max_blocks)
 
+    @in_memory("rung 4")
     @torch.no_grad()
     def resolve(self) -> None:
         """Compute the sequences that need it by rung 4: torch's attention of the originals. Synchronises, allocates.
@@ -145,6 +147,8 @@ class Step:
         ------
         HostMissingError, CorruptionError
             Originals are not all there, or are damaged, the first such sequence; all others are resolved.
+        OutOfMemoryError
+            No room for the staging buffer; what is not resolved keeps its status.
         """
         status = self.certificate.status[:, 0].tolist()
         failed: list[CertkvError] = []

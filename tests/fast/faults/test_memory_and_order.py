@@ -13,7 +13,7 @@ from certkv.fast import dense
 from certkv.fast.cache import TieredCache
 from certkv.fast.certificate import Status
 from certkv.fast.checksum import Checksums
-from certkv.fast.errors import CorruptionError
+from certkv.fast.errors import CorruptionError, OutOfMemoryError
 from certkv.fast.host import Originals
 from certkv.fast.plan import plan
 from certkv.fast.policies import Budget, Naive
@@ -66,7 +66,7 @@ def test_an_append_that_runs_out_of_memory_leaves_the_cache_as_it_was(
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, fails)
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(OutOfMemoryError, match="out of memory"):
             cache.append(k, v, lengths=[12, 2, 11])
     assert all(map(torch.equal, state(cache), before))
     cache.verify(originals=True)
@@ -85,20 +85,44 @@ def test_steps_that_run_out_of_memory_can_be_planned_and_resolved_later(monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(import_module("certkv.fast.plan"), "plan_workspace", fails)
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(OutOfMemoryError, match="out of memory"):
             plan(cache, HEADS, Naive())
     flip(cache.pool.key_codes[cache.pages.pages(0)[1], 0], 3)
     made = plan(cache, HEADS, Naive(), verify="step")
     step = made.run(q, out=made.step())
     with monkeypatch.context() as patch:
         patch.setattr(dense, "staging", fails)
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(OutOfMemoryError, match="out of memory"):
             step.resolve()
     assert step.certificate.status[:, 0].tolist() == [Status.CHECKSUM, 0, 0]
     step.resolve()
     step.check()
     cache.repair()
     assert all(map(torch.equal, state(cache), before))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"capacity": 10**12}, {"capacity": 10**17}, {"batch": 10**9}, {"pages": 10**12}, {"batch": 10**12, "pages": 1}],
+    ids=str,
+)
+def test_a_cache_that_does_not_fit_is_a_typed_error(changed: dict[str, Any]) -> None:
+    """Torch says it in several ways: no such memory, or no such number of bytes."""
+    settings: dict[str, Any] = {"batch": 1, "kv_heads": 8, "head_dim": 128, "capacity": 1000, "dtype": torch.float16}
+    with pytest.raises(OutOfMemoryError, match=r"the cache does not fit into memory .*give fewer tokens") as caught:
+        TieredCache(**settings | changed)
+    assert isinstance(caught.value, MemoryError)
+    assert isinstance(caught.value, torch.OutOfMemoryError)
+
+
+def test_what_is_no_lack_of_memory_is_not_called_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("something else")
+
+    cache = filled()
+    monkeypatch.setattr(import_module("certkv.fast.plan"), "plan_workspace", fails)
+    with pytest.raises(RuntimeError, match=r"^something else$"):
+        plan(cache, HEADS, Naive())
 
 
 class Queue:
