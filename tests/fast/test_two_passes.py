@@ -11,7 +11,15 @@ from certkv.fast.kernels.merge import launch as launch_merge
 
 from .attend_scene import judge, scene
 
-CASES = [("oscar", "oscar"), ("oscar-4", "oscar-4"), ("oscar-4-g64", "int8-g64"), ("oscar", "int8")]
+CASES = [
+    ("oscar", "oscar"),
+    ("oscar-g64", "oscar-g64"),
+    ("oscar-head", "oscar"),
+    ("oscar-4", "oscar"),
+    ("oscar-4", "oscar-4"),
+    ("oscar-4-g64", "int8-g64"),
+    ("oscar", "int8"),
+]
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")

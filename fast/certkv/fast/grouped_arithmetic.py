@@ -77,7 +77,7 @@ class Keys(NamedTuple):
 
     @property
     def products(self) -> int:
-        """Products of a chain: channels, of one part after the other."""
+        """Products of a chain: channels, of one part after the other; side by side, chains are shorter by a half."""
         return 2 * padded(self.head_dim, 64)
 
     def _around(self) -> float:

@@ -3,7 +3,7 @@
 Long loops are fed to schedulers at a lower rate: on an H200, eight warps of mixed arithmetic ran 2.5 instructions per
 cycle and multiprocessor in loops of 512, and 1.3 in loops of 1,024. Weights are written anyway, and what the second
 pass reads of them lies in the nearest cache. In it a block's weights are multiplied with ``2^(reference - m)``, m the
-maximum of the whole split, once::
+maximum of the whole split, once. Two bits with four query heads take the shortest way (`lane_passes`)::
 
     first pass    P_t = fp16(2^(x_t - m_b))      m_b = max(m_b-1, max_t x_t - 14)
     second pass   o = sum_b 2^(m_b - m) sum_t P_t v_t      l = sum_b 2^(m_b - m) sum_t P_t
@@ -19,6 +19,7 @@ import triton.language as tl
 from certkv.fast.kernels.coded_block import channel_tiles, load_channel_values
 from certkv.fast.kernels.grouped_keys import half_scores, load_grouped_query, store_query, whole_scores
 from certkv.fast.kernels.grouped_values import grouped_block, natural_output
+from certkv.fast.kernels.lane_passes import lane_key_pass, lane_value_pass
 from certkv.fast.kernels.operands import channel_order_rows
 from certkv.fast.kernels.pass_state import store_four
 from certkv.fast.kernels.rotation import rotate
@@ -35,13 +36,19 @@ def finished_output(
 ):  # fmt: skip
     """Sum of P, and output, turned back, as `store_state` takes them: the latter [VC, GP] each in `channel_order`."""
     x, l = natural_output(o, sums, GP, GC, DP // GC)
+    return l, ordered_output(x, GP, D, DP, VC, ROTATED)
+
+
+@triton.jit
+def ordered_output(x, GP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, VC: tl.constexpr, ROTATED: tl.constexpr):
+    """Turn output [DP, GP] back, and cut it in tiles [VC, GP] in `channel_order`."""
     if ROTATED:
         x = tl.trans(rotate(tl.trans(x), D))
     tiles = parts_of(x, DP // VC, VC, GP)
     ordered = ()
     for v in tl.static_range(DP // VC):
         ordered = ordered + (channel_order_rows(tiles[v], VC, GP),)
-    return l, ordered
+    return ordered
 
 
 @triton.jit
@@ -58,6 +65,9 @@ def two_passes(
     STATISTICS: tl.constexpr, INTERPRET: tl.constexpr
 ):  # fmt: skip
     """Attend to blocks from ``first`` to before ``last``; return m, l, o as `store_state` takes them."""
+    LANES: tl.constexpr = HALVES and GP == 4 and B == 64
+    LANE_KEYS: tl.constexpr = LANES and KEY_BITS == 2 and KEY_GROUP == 32
+    LANE_VALUES: tl.constexpr = LANES and BITS == 2 and GROUP == 32 and VALUE_OFFSET == 0.0
     g = tl.arange(0, GP)
     pages = page_table + (row // H) * max_blocks
     token, there = token_of(tl.arange(0, 2 * RP), B, RP)
@@ -68,7 +78,13 @@ def two_passes(
     if KEY_BITS < 8:
         packed = load_grouped_query(q, row * (G * D), sign, c2, G, GP, D, DP, BFLOAT, KEYS_ROTATED)
         c = packed[3]
-    if HALVES:
+    if LANE_KEYS:
+        state = part_o + (row * G * states + split) * D
+        m = lane_key_pass(
+            packed, key_codes, key_step, key_minimum, key_norm, pages, weights, reference, statistics, state,
+            states * D, row, first, last, max_blocks, H, G, NORMS, BIAS, STATISTICS, INTERPRET,
+        )  # fmt: skip
+    elif HALVES:
         # the state of this split is written last
         state = part_o + (row * G * states + split) * D
         store_query(packed, state, states * D, G, GP, D)
@@ -117,7 +133,13 @@ def two_passes(
     tl.debug_barrier()
     l = tl.zeros([GP], tl.float32)
     o = ()
-    if GROUP == 0:
+    if LANE_VALUES:
+        x, l = lane_value_pass(
+            value_codes, value_step, value_minimum, value_norms, pages, weights, reference, m, row, first, last,
+            max_blocks, H, G, NOTES, INTERPRET,
+        )  # fmt: skip
+        o = ordered_output(x, GP, D, DP, VC, VALUES_ROTATED)
+    elif GROUP == 0:
         for _v in tl.static_range((D + VC - 1) // VC):
             o = o + (tl.zeros([VC, GP], tl.float32),)
         for block in tl.range(first, last, num_stages=STAGES):
