@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
-from concurrent.futures import as_completed
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, as_completed
 from typing import Literal
 
 import torch
@@ -130,10 +130,15 @@ def bytes_read(made: Plan, step: Step, what: str) -> None:
     require(torch.equal(found.host_bytes, host), f"{what}: bytes from the host are not those of the levels")
 
 
-def steps(keys: str, values: str, lengths: list[int], place: Place) -> torch.Tensor:
+def case_of(keys: str, values: str, lengths: list[int], place: Place) -> Case:
+    """Return a filled cache of sequences of these lengths."""
+    return Case(lengths, KV_HEADS, GROUP, HEAD_DIM, BLOCK, values, torch.float16, keys, place)
+
+
+def steps(case: Case) -> torch.Tensor:
     """Judge captured steps of every tolerance; return blocks by level, [side, base, planes, original]."""
-    case = Case(lengths, KV_HEADS, GROUP, HEAD_DIM, BLOCK, values, torch.float16, keys, place)
-    cache = case.cache
+    cache, lengths = case.cache, case.tokens
+    keys, values, place = cache.keys, cache.values, cache.planes.place
     blocks = torch.tensor([cache.blocks(s) for s in range(cache.batch)])[:, None, None]
     every = torch.zeros(2, max(cache.planes.counts) + 2, dtype=torch.int64)
     for t in TOLERANCES:
@@ -196,6 +201,13 @@ def setting(keys: str, values: str, capacity: int, batch: int) -> ahead.Setting:
     return ahead.Setting(keys, values, torch.float16, KV_HEADS, GROUP, HEAD_DIM, BLOCK, capacity, batch)
 
 
+def ready(asked: Mapping[Future[float], tuple[ahead.Setting, str]], some: Iterable[Future[float]]) -> None:
+    """Wait for what is compiled."""
+    for future in as_completed(some):
+        of, part = asked[future]
+        say(f"compiled {of.keys}, {of.values}, {part}: {future.result():.0f} s")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -214,13 +226,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     of_appends += [setting("int8", values, STORED, 1) for _, values in pairs]
     asked = ahead.begin(of_steps, ahead.PARTS[:3]) | ahead.begin(of_appends, (*ahead.PARTS[3:], "append_one"))
     torch.manual_seed(1)
-    torch.set_num_threads(2)  # of the twins: processors are busy
-    for future in as_completed(asked):
-        of, part = asked[future]
-        say(f"compiled {of.keys}, {of.values}, {part}: {future.result():.0f} s")
-    for keys, values in pairs:
-        stored(keys, values)
-        used = torch.stack([steps(keys, values, lengths, place) for place in PLACES]).sum(0)
+    appends = [future for future, (_, part) in asked.items() if part.startswith("append")]
+    ready(asked, appends)
+    cases = {}
+    for pair in pairs:  # while steps are still compiled
+        stored(*pair)
+        cases[pair] = [case_of(*pair, lengths, place) for place in PLACES]
+        told(f"{', '.join(pair)}: caches are filled")
+    ready(asked, asked.keys() - appends)
+    for (keys, values), both in cases.items():
+        used = torch.stack([steps(case) for case in both]).sum(0)
         require((used > 0).all(), f"{keys}, {values}: not every level is in use: {used.tolist()}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from certkv.fast import Budget, CorruptionError, Naive, NeedsDenseError, PaperPolicy, Status, TieredCache
+from certkv.fast import Budget, CorruptionError, Naive, NeedsDenseError, PaperPolicy, Status, TieredCache, float64
 from certkv.fast.arithmetic import INTERPRETED, TWIN
 from certkv.fast.passes import kernels, twins
 from certkv.fast.plan import Plan
@@ -88,6 +88,31 @@ def test_sums_do_overflow(way: str) -> None:
         scene = Scene(*CASES[case], Budget(0.05), way)
         step = scene.plan.run(scene.q, out=scene.plan.step())
         assert step.certificate.status[:, 0].tolist() == [Status.NEEDS_DENSE, Status.OK]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: type(policy).__name__)
+@pytest.mark.parametrize(("size_of_q", "size_of_k"), [(60000.0, 60000.0), (30000.0, 1000.0)])
+def test_products_with_steps_that_overflow_need_rung_four(
+    size_of_q: float, size_of_k: float, policy: Policy, way: str
+) -> None:
+    """A tiny scale makes scores small, but a query times the steps of keys is beyond binary16."""
+    draw = torch.Generator().manual_seed(3)
+    cache = TieredCache(1, 1, HEAD_DIM, 64, torch.float16, values="int4", block=BLOCK)
+    k, v = torch.rand(2, 1, TOKENS[0], 1, HEAD_DIM, generator=draw) * 2.0 - 1.0
+    k, v = (k * size_of_k).half(), v.half()
+    cache.append(k, v)
+    q = ((torch.rand(1, HEADS, HEAD_DIM, generator=draw) * 2.0 - 1.0) * size_of_q).half()
+    passes, model = WAYS[way]
+    made = Plan(cache, HEADS, policy, 1e-10, torch.float32, splits=2, implementation=(passes(), model))
+    step = made.run(q, out=made.step())
+    status = step.certificate.status[0, 0]
+    assert status == (Status.NEEDS_DENSE if way == "kernels" and isinstance(policy, Naive) else Status.OK)
+    step.resolve()
+    step.check()
+    exact = float64.attention(q[0], k[0, :, 0], v[0, :, 0], 1e-10)
+    error = (step.output[0].double() - exact.output).norm(dim=-1)
+    assert (error <= step.certificate.bound[0].double() + exact.error_ub).all()
 
 
 @pytest.mark.parametrize("way", WAYS)

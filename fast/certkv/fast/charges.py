@@ -11,6 +11,9 @@ from certkv.fast.outward_fp32 import above, below
 LARGEST_OPERAND = 2.0**60
 """Operands above this have no certificate: what underflow loses of their products is not charged."""
 
+LARGEST_QUERY = 127.0
+"""Binary16 queries above this may overflow in products with steps, which are at most 514: 127 * 514 < 65504."""
+
 LEAST_STEP = 2.0**-12
 """Steps of keys with groups of tokens count as so much more, before a token's norm multiplies them: what scores lose
 absolutely in these units is relative to that."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 
 from certkv.fast.certify import distance_ub, not_negative
-from certkv.fast.charges import LARGEST_OPERAND, LARGEST_SIZE, Charges, ScoreCharge
+from certkv.fast.charges import LARGEST_OPERAND, LARGEST_QUERY, LARGEST_SIZE, Charges, ScoreCharge
 from certkv.fast.coded import Coded, grouped
 from certkv.fast.outward_fp32 import FACTOR, above, exp_minus_lb, expm1_ub, inflate, known
 from certkv.fast.resident import Resident
@@ -67,7 +67,8 @@ def exact_terms_twin(
         Set to 1 for a sequence with such a head whose originals, but for a pinned block, are not all there.
     dense : uint8 [batch]
         Set to 1 for a sequence with such a head whose output is not finite, and whose scores or values are so large
-        that sums may have overflowed.
+        that sums may have overflowed; without ``missing``, where outputs are those of a pass over codes, also where
+        a query is so large that products with steps may have.
     """
     kv_heads, block = coded.anchor.shape[1], coded.block
     wanted = grouped(flags, kv_heads) != 0
@@ -95,7 +96,10 @@ def exact_terms_twin(
     eps = inflate(charge.relative * largest_size + charge.constant)
     eps = torch.where(largest_size <= LARGEST_SIZE, eps, torch.inf)
     c = grouped(output, kv_heads)
-    beyond = ((largest_size > LARGEST_SIZE) | (largest > LARGEST_OPERAND)) & ~torch.isfinite(c).all(-1) & wanted
+    beyond = (largest_size > LARGEST_SIZE) | (largest > LARGEST_OPERAND)
+    if missing is None and q.dtype == torch.float16:
+        beyond = beyond | (query.amax(-1)[..., 0, 0] > LARGEST_QUERY)
+    beyond = beyond & ~torch.isfinite(c).all(-1) & wanted
     dense.copy_(torch.where(beyond.flatten(1).any(-1), 1, dense))
     norm = distance_ub(c, torch.zeros_like(c))
     radius = largest + norm

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from certkv.fast.charges import LARGEST_OPERAND, LARGEST_SIZE, Charges, ScoreCharge
+from certkv.fast.charges import LARGEST_OPERAND, LARGEST_QUERY, LARGEST_SIZE, Charges, ScoreCharge
 from certkv.fast.coded import Coded
 from certkv.fast.kernels.certify import distance_ub
 from certkv.fast.kernels.choose import over
@@ -32,6 +32,7 @@ BLOCKS = 256
 
 LARGEST = tl.constexpr(LARGEST_SIZE)
 OPERAND = tl.constexpr(LARGEST_OPERAND)
+QUERY = tl.constexpr(LARGEST_QUERY)
 
 
 @triton.jit
@@ -115,7 +116,10 @@ def exact_terms_kernel(
         c = tl.load(output + row * D + channel, mask=live, other=0.0)[None, :]
         norm = tl.sum(distance_ub(c, 0.0, D), 0)
         finite = tl.max(tl.where(tl.abs(c) < INFINITY, 0, 1)) == 0
-        if not finite and ((largest_size > LARGEST) | (largest > OPERAND)):
+        beyond = (largest_size > LARGEST) | (largest > OPERAND)
+        if not ORIGINALS and not BFLOAT:
+            beyond = beyond | (tl.max(query) > QUERY)
+        if not finite and beyond:
             tl.store(dense + sequence, 1)
         eps = tl.where(largest_size <= LARGEST, inflate(relative * largest_size + constant), INFINITY)
         radius = largest + norm
