@@ -5,9 +5,10 @@ factors ``2^(m_s - M)`` of these states, the sums are those of the head, in the 
 ``share_up / l``, comes on top, and what a share may be above that, ``share_lost``, is charged with the worst numbers of
 any block, for T tokens: ``lost = T share_lost``, ``drift = lost Delta e^Delta``. With these
 
-    bound  =  ( sum A + drift n + gamma g + sum U + lost eta + eps_acc ) / e^-g          g = sum G + drift
+    bound  =  ( sum A + drift n + gamma g + sum U + lost eta + eps_acc ) e^g          g = sum G + drift
 
-(theorem ``spectral``, "One number per block", docs/derivations/spectral.md). No annotation per token is read and no
+(theorem ``spectral``, "One number per block", docs/derivations/spectral.md), drift and G of the resident tokens
+``share (e^eps - 1) <= share eps e^eps``. No annotation per token is read and no
 weight: a head whose bound meets its tolerance here is done, and the others are certified token by token.
 """
 
@@ -19,18 +20,18 @@ from typing import NamedTuple
 import torch
 
 from certkv.fast.certificate import Status
-from certkv.fast.certify import PARTIAL, chunked, distance_ub, lowered, mass_lb, not_negative
+from certkv.fast.certify import chunked, distance_ub, lowered, mass_lb, not_negative
 from certkv.fast.charges import LARGEST_OPERAND, Charges
 from certkv.fast.choose import ACCEPT, REFINE
 from certkv.fast.coded import Coded, grouped
 from certkv.fast.finish import NOWHERE, Result, in_range
 from certkv.fast.merge import merge_twin
-from certkv.fast.outward_fp32 import DOWN, above, exp_minus_lb, exp_ub, expm1_ub, inflate, known, root_of_squares
+from certkv.fast.outward_fp32 import DOWN, FACTOR, LOST, above, exp_ub, inflate, known, root_of_squares
 from certkv.fast.resident import Resident
 from certkv.fast.rounding import Rounding
 from certkv.fast.scaled_query import query_power
 from certkv.fast.split_terms import SUMS, TERMS, query_numbers, rounded_score
-from certkv.fast.totals import Totals, Unit, totals
+from certkv.fast.totals import Totals, Unit, parts_of, tolerance_lb
 from certkv.fast.workspace import Workspace
 
 LOWERED = 1.0 - 2.0**-10
@@ -86,7 +87,7 @@ def first_tier(
     ws : Workspace
         After attend with statistics; the merged state is written.
     found : Totals
-        Written.
+        Written, but for what is needed, which follows from finer terms where a head is open.
     opened : Opened
         Written; the head of a query or an output that is not finite stays open.
     refused : int32 [batch]
@@ -124,18 +125,18 @@ def first_tier(
     mean_lost = count * charges.mass_lost * (largest + lossy)
     scale_lb = (scale_lb * inverse * (charges.mass_down * LOWERED) - mean_lost).nan_to_num(0.0).clamp(min=0.0)
     far = inflate(torch.where(count > 0.0, farthest + gamma, 0.0))
-    partial = {
+    found_sums = {
         "key": known(inflate(terms + drift * (farthest + gamma) + held["key"])),
         "pure_key": torch.where(terms == 0.0, 0.0, known(terms * inflate(spared))),
         "value": known(inflate(values * factor + lost * lossy)),
-        "weight_lb": exp_minus_lb(known(inflate(of + drift + held["moved"]))),
+        "growth": exp_ub(known(inflate(of + drift + held["moved"]))),
         "scale_lb": scale_lb * LOWERED + held["scale_lb"],
         "size": known(size * factor + lost * largest) + held["size"],
         "largest": torch.maximum(largest, held["largest"]),
         "radius": torch.maximum(far, inflate(held["largest"] + norm)),
+        "norm": norm,
     }
-    whole = torch.stack([partial[name] for name in PARTIAL], -1).flatten(1, 2)[:, :, None]
-    totals(whole, ws.output, charges, unit, tolerance, found, torch.ones_like(opened.action))
+    head_totals({name: x.flatten(1, 2) for name, x in found_sums.items()}, charges, unit, tolerance, found)
     accepted = (found.tolerance > 0.0) & (found.bound <= found.tolerance)
     clean = torch.isfinite(q).flatten(1).all(-1)[:, None]
     accepted = accepted & clean & torch.isfinite(ws.output).all(-1) & (refused == int(Status.OK))[:, None]
@@ -148,6 +149,22 @@ def first_tier(
     out.lse.copy_(ws.lse)
     out.position.fill_(NOWHERE)
     moved.zero_()
+
+
+def head_totals(sums: dict[str, torch.Tensor], charges: Charges, unit: Unit, tolerance: float, found: Totals) -> None:
+    """Write the certificate of every head from its sums, float32 [batch, Hq]; a quotient by ``e^-g`` is no quotient."""
+
+    def grown(x: torch.Tensor) -> torch.Tensor:
+        return known(x * sums["growth"] * FACTOR)
+
+    key, pure, value, norm = (sums[name] for name in ("key", "pure_key", "value", "norm"))
+    accumulation = charges.of_mean * sums["size"] + charges.of_largest * sums["largest"] + charges.of_output * norm
+    cast = (charges.cast_relative * norm + charges.cast_absolute) * FACTOR
+    theorem = grown(key + value + (accumulation + charges.absolute) + LOST)
+    parts = parts_of(theorem, sums["radius"], cast, (pure, grown(pure)), (value, grown(value)))
+    limit = tolerance_lb(unit, tolerance, sums["scale_lb"], (lowered(norm) - cast).clamp(min=0.0))
+    for target, x in zip(found[:5], (*parts, limit), strict=True):
+        target.copy_(x)
 
 
 def resident_parts(
@@ -171,7 +188,7 @@ def resident_parts(
     keys = torch.where(keys <= LARGEST_OPERAND, keys, torch.inf)
     eps = inflate(rounded_score(charges.resident, inflate(known(magnitude * (norm_q * (keys + floor))))))
     used = not_negative(resident.norms)[:, :, None].expand_as(mass)
-    moved = known(expm1_ub(eps) * held)
+    moved = known(eps * exp_ub(eps) * held)
     # squares may have overflowed: then nothing is known of the mean
     mean = lowered(torch.where(mean < torch.inf, mean, 0.0))
     parts = {

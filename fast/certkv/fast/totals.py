@@ -109,18 +109,37 @@ def totals(
     accumulation = charges.of_mean * size + charges.of_largest * largest + charges.of_output * norm + charges.absolute
     cast = (charges.cast_relative * norm + charges.cast_absolute) * FACTOR
     numerator = key + value + accumulation + LOST
-    theorem = over(numerator, weight)
-    least = torch.minimum(theorem, known(radius))
-    bound = known((least + cast) * FACTOR)
-    key_part = torch.where(pure == 0.0, 0.0, torch.minimum(over(pure, weight), bound))
-    value_part = torch.where(value == 0.0, 0.0, torch.minimum(over(value, weight), bound))
-    rest = (bound - key_part - value_part).clamp(min=0.0)
-    # 8u of everything is more than these subtractions and the sum of the parts lose
-    slack = (bound + key_part + value_part) * 2.0**-21
-    arithmetic = torch.where(torch.isinf(bound), torch.inf, rest + slack)
+    bound, key_part, value_part, arithmetic = parts_of(
+        over(numerator, weight), radius, cast, (pure, over(pure, weight)), (value, over(value, weight))
+    )
     norm_lb = (lowered(norm) - cast).clamp(min=0.0)
     limit = tolerance_lb(unit, tolerance, scale, norm_lb)
     need = numerator - (limit * DOWN - cast).clamp(min=0.0) * weight * (1.0 - 2.0**-10)
     need = torch.where(bound <= limit, 0.0, known(need))
     for target, found in zip(out, (bound, key_part, value_part, arithmetic, limit, need), strict=True):
         target.copy_(torch.where(active.to(torch.bool), found, target))
+
+
+def parts_of(
+    theorem: torch.Tensor,
+    radius: torch.Tensor,
+    cast: torch.Tensor,
+    key: tuple[torch.Tensor, torch.Tensor],
+    value: tuple[torch.Tensor, torch.Tensor],
+) -> tuple[torch.Tensor, ...]:
+    """Return bound, key, value and arithmetic part of heads.
+
+    Parameters
+    ----------
+    theorem, radius, cast : float32
+        The quotient; what theorem ``hull`` allows; what rounding the output to its type adds.
+    key, value : (float32, float32)
+        What of the numerator is due to them, and the same divided by the masses.
+    """
+    bound = known((torch.minimum(theorem, known(radius)) + cast) * FACTOR)
+    key_part, value_part = (torch.where(x == 0.0, 0.0, torch.minimum(whole, bound)) for x, whole in (key, value))
+    rest = (bound - key_part - value_part).clamp(min=0.0)
+    # 8u of everything is more than these subtractions and the sum of the parts lose
+    slack = (bound + key_part + value_part) * 2.0**-21
+    arithmetic = torch.where(torch.isinf(bound), torch.inf, rest + slack)
+    return bound, key_part, value_part, arithmetic

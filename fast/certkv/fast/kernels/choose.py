@@ -44,6 +44,39 @@ def over(numerator, denominator):
 
 
 @triton.jit
+def grown(numerator, growth):
+    """Upper bound of a product with an upper bound."""
+    return known(numerator * growth * FACTOR)
+
+
+@triton.jit
+def parts_of(bound, pure, keys, values, all_values):
+    """Return key, value and arithmetic part of a bound: terms, and what they are over the masses; `totals.parts_of`."""
+    key_part = tl.where(pure == 0.0, 0.0, tl.minimum(keys, bound))
+    value_part = tl.where(values == 0.0, 0.0, tl.minimum(all_values, bound))
+    rest = known(bound - key_part - value_part)
+    slack = (bound + key_part + value_part) * 2.0**-21
+    arithmetic = tl.where(bound < INFINITY, tl.maximum(rest, 0.0) + slack, INFINITY)
+    return key_part, value_part, arithmetic
+
+
+@triton.jit
+def limit_of(scale_lb, norm, cast, share, UNIT: tl.constexpr):
+    """Return the tolerance; `totals.tolerance_lb`."""
+    if UNIT == 0:
+        limit = scale_lb * share * DOWN
+    elif UNIT == 1:
+        limit = tl.maximum(lowered(norm) - cast, 0.0) * share * DOWN
+    else:
+        limit = share * DOWN
+    if UNIT == 3:
+        limit = tl.full((), float("inf"), tl.float32)
+    else:
+        limit = tl.minimum(tl.maximum(tl.where(limit == limit, limit, 0.0), 0.0), MOST)
+    return tl.where(norm == norm, limit, limit)  # of one shape
+
+
+@triton.jit
 def head_totals(
     keys, pure, values, below, scale_lb, size, largest, radius, norm,
     of_mean, of_largest, of_output, absolute, cast_relative, cast_absolute, share,
@@ -55,23 +88,8 @@ def head_totals(
     cast = (cast_relative * norm + cast_absolute) * FACTOR
     numerator = keys + values + accumulation + LOST
     bound = known((tl.minimum(over(numerator, below), radius) + cast) * FACTOR)
-    key_part = tl.where(pure == 0.0, 0.0, tl.minimum(over(pure, below), bound))
-    value_part = tl.where(values == 0.0, 0.0, tl.minimum(over(values, below), bound))
-    rest = known(bound - key_part - value_part)
-    slack = (bound + key_part + value_part) * 2.0**-21
-    arithmetic = tl.where(bound < INFINITY, tl.maximum(rest, 0.0) + slack, INFINITY)
-
-    if UNIT == 0:
-        limit = scale_lb * share * DOWN
-    elif UNIT == 1:
-        limit = tl.maximum(lowered(norm) - cast, 0.0) * share * DOWN
-    else:
-        limit = share * DOWN
-    if UNIT == 3:
-        limit = tl.full((), float("inf"), tl.float32)
-    else:
-        limit = tl.minimum(tl.maximum(tl.where(limit == limit, limit, 0.0), 0.0), MOST)
-    limit = tl.where(bound == bound, limit, limit)  # of one shape
+    key_part, value_part, arithmetic = parts_of(bound, pure, over(pure, below), values, over(values, below))
+    limit = limit_of(scale_lb, norm, cast, share, UNIT)
     accepted = (limit > 0.0) & (bound <= limit)
     need = known(numerator - tl.maximum(limit * DOWN - cast, 0.0) * below * LOWERED)
     need = tl.where(bound <= limit, 0.0, need)

@@ -24,28 +24,30 @@ from certkv.fast.choose import ACCEPT, REFINE
 from certkv.fast.coded import Coded
 from certkv.fast.finish import NOWHERE, Result
 from certkv.fast.first_tier import Opened
-from certkv.fast.kernels.choose import head_totals
+from certkv.fast.kernels.choose import grown, limit_of, parts_of
 from certkv.fast.kernels.early import early
 from certkv.fast.kernels.finish import store_output
 from certkv.fast.kernels.outward_fp32 import (
     DOWN,
+    FACTOR,
     INFINITY,
+    LOST,
     LOWERED,
-    exp_minus_lb,
     exp_ub,
-    expm1_ub,
     inflate,
     known,
     lowered,
     not_negative,
     root_of_squares,
 )
+from certkv.fast.kernels.pass_state import power_of_two, query_shift
 from certkv.fast.kernels.spectral import mass_lb
-from certkv.fast.kernels.split_terms import HELD, PEAK, SQUARES, SUMMED, query_norm
+from certkv.fast.kernels.split_terms import HELD, PEAK, SQUARES, STATE_L, SUMMED
 from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.outward_fp32 import above
 from certkv.fast.resident import Resident
 from certkv.fast.rounding import Rounding
+from certkv.fast.split_terms import COLUMNS
 from certkv.fast.splits import STATES
 from certkv.fast.totals import UNITS, Totals, Unit
 from certkv.fast.workspace import Workspace
@@ -53,8 +55,8 @@ from certkv.fast.workspace import Workspace
 WARPS = 4
 """Warps of a program, which is a head."""
 
-TILES = 4
-"""Tiles of `STATES` states that are read at once; half as many at a time where there are more."""
+AT_ONCE = 44
+"""Splits that a warp reads at once, if it need not read more, of up to 128 channels: as many registers as there are."""
 
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 ACCEPTED = tl.constexpr(ACCEPT)
@@ -63,6 +65,8 @@ LARGEST = tl.constexpr(LARGEST_SIZE)
 OPERAND = tl.constexpr(LARGEST_OPERAND)
 OK = tl.constexpr(int(Status.OK))
 NONE = tl.constexpr(NOWHERE)
+PARTS = tl.constexpr(WARPS)
+WORST = tl.constexpr(COLUMNS.index("worst"))
 
 
 @triton.jit
@@ -78,47 +82,76 @@ def sum_and_maximum(a, b, a2, b2):
 
 
 @triton.jit
+def load_maxima(part_m, states, start, SPLITS: tl.constexpr, K: tl.constexpr, KP: tl.constexpr):
+    """Load maxima [KP, warps]: K splits that follow each other are a warp's."""
+    k = tl.arange(0, KP)
+    split = start + tl.arange(0, PARTS)[None, :] * K + k[:, None]
+    return tl.load(part_m + states + split, mask=(k < K)[:, None] & (split < SPLITS), other=float("-inf"))
+
+
+@triton.jit
 def load_states(
-    part_m, part_terms, part_o, row, start, splits, SC: tl.constexpr, CHUNKS: tl.constexpr, D: tl.constexpr,
-    DP: tl.constexpr, EVEN: tl.constexpr
+    part_m, part_terms, part_o, row, start, SPLITS: tl.constexpr, SC: tl.constexpr, CHUNKS: tl.constexpr,
+    K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, ROUND: tl.constexpr
 ):  # fmt: skip
-    """Load maxima, terms and outputs of some splits, in tuples of tiles."""
-    part = tl.arange(0, SC)
+    """Load terms and their maxima, [SC, HELD] and [SC] each, and outputs, [lanes, warps, a lane's channels] each.
+
+    Tiles are apart by constants, which loads have room for. Only tiles with splits that are not there are masked.
+    """
+    INNER: tl.constexpr = min(4, DP // 32)
+    ONCE: tl.constexpr = SPLITS <= ROUND
+    WHOLE: tl.constexpr = SPLITS > ROUND and SPLITS % ROUND == 0
     held = tl.arange(0, HELD)
-    channel = tl.arange(0, DP)
-    # tiles are apart by constants, which loads have room for
-    of_maxima = part_m + row * (splits + 1) + start + part
-    of_terms = part_terms + (row * splits + start) * HELD + (part[:, None] * HELD + held[None, :])
-    of_outputs = part_o + (row * (splits + 1) + start) * D + (part[:, None] * D + channel[None, :])
+    part = tl.arange(0, SC)
+    of_maxima = part_m + row * (SPLITS + 1) + start + part
+    of_terms = part_terms + (row * SPLITS + start) * HELD + (part[:, None] * HELD + held[None, :])
+    warp = tl.arange(0, PARTS)
+    channel = tl.arange(0, DP // INNER)[:, None] * INNER + tl.arange(0, INNER)[None, :]
+    of_outputs = part_o + (row * (SPLITS + 1) + start) * D + (warp[None, :, None] * (K * D) + channel[:, None, :])
     maxima = ()
     terms = ()
     outputs = ()
     for chunk in tl.static_range(CHUNKS):
-        some = start + chunk * SC + part < splits
-        if EVEN:
+        if WHOLE or (ONCE and chunk * SC + SC <= SPLITS):
             maxima = maxima + (tl.load(of_maxima + chunk * SC),)
             terms = terms + (tl.load(of_terms + chunk * SC * HELD),)
         else:
+            some = start + chunk * SC + part < SPLITS
             there = tl.broadcast_to(some[:, None], [SC, HELD])
             maxima = maxima + (tl.load(of_maxima + chunk * SC, mask=some, other=float("-inf")),)
             terms = terms + (tl.load(of_terms + chunk * SC * HELD, mask=there, other=0.0),)
-        if EVEN and D == DP:
-            outputs = outputs + (tl.load(of_outputs + chunk * SC * D),)
+    for k in tl.static_range(K):
+        if D == DP and (WHOLE or (ONCE and ROUND - K + k < SPLITS)):
+            outputs = outputs + (tl.load(of_outputs + k * D),)
         else:
-            there = some[:, None] & (channel < D)[None, :]
-            outputs = outputs + (tl.load(of_outputs + chunk * SC * D, mask=there, other=0.0),)
+            there = (start + warp * K + k < SPLITS)[None, :, None] & (channel < D)[:, None, :]
+            outputs = outputs + (tl.load(of_outputs + k * D, mask=there, other=0.0),)
     return maxima, terms, outputs
 
 
 @triton.jit
-def add_states(o, sums, tops, maxima, terms, outputs, unit):
-    """Add what `load_states` has read to tiles of sums, and to maxima."""
+def add_states(o, sums, tops, own, maxima, terms, outputs, unit):
+    """Add what `load_maxima` and `load_states` have read to tiles of sums, and to maxima."""
+    factors = tl.exp2(own - unit)
+    for k in tl.static_range(len(outputs)):
+        # a lane of the warp has it
+        factor = tl.gather(factors, tl.full([o.shape[0], PARTS], k, tl.int32), 0)[:, :, None]
+        o = tl.fma(tl.broadcast_to(factor, o.shape), outputs[k], o)
     for chunk in tl.static_range(len(maxima)):
         factor = tl.exp2(maxima[chunk] - unit)[:, None]
-        o = tl.fma(tl.broadcast_to(factor, o.shape), outputs[chunk], o)
         sums = tl.fma(tl.broadcast_to(factor, sums.shape), terms[chunk], sums)
         tops = tl.maximum(tops, terms[chunk])
     return o, sums, tops
+
+
+@triton.jit
+def by_warps(x):
+    """Take what four warps hold, [N, 4], apart: a tensor [N] of each, after one exchange."""
+    N: tl.constexpr = x.shape[0]
+    even, odd = tl.split(tl.reshape(x, [N, 2, 2]))
+    a, c = tl.split(even)
+    b, d = tl.split(odd)
+    return a, b, c, d
 
 
 @triton.jit
@@ -133,7 +166,7 @@ def put(to, x):
     tl.store(to + tl.zeros([HELD], tl.int32), x, mask=tl.arange(0, HELD) == 0)
 
 
-@triton.jit(do_not_specialize=["splits", "max_blocks"])
+@triton.jit(do_not_specialize=["max_blocks"])
 def first_tier_kernel(
     part_m,
     part_l,
@@ -154,7 +187,6 @@ def first_tier_kernel(
     value_out,
     arithmetic_out,
     tolerance_out,
-    need_out,
     action,
     opened,
     refused,
@@ -187,7 +219,6 @@ def first_tier_kernel(
     cast_relative,
     cast_absolute,
     share,
-    splits,
     max_blocks,
     H: tl.constexpr,
     G: tl.constexpr,
@@ -198,10 +229,12 @@ def first_tier_kernel(
     BFLOAT: tl.constexpr,
     UNIT: tl.constexpr,
     OUT_BFLOAT: tl.constexpr,
+    SPLITS: tl.constexpr,
     SC: tl.constexpr,
     CHUNKS: tl.constexpr,
-    EVEN: tl.constexpr,
-    ONCE: tl.constexpr,
+    K: tl.constexpr,
+    KP: tl.constexpr,
+    ROUND: tl.constexpr,
     EARLY: tl.constexpr,
     program=None,
 ):
@@ -209,92 +242,104 @@ def first_tier_kernel(
     row = place_of(program)[0].to(tl.int64)
     kv = row // G
     sequence = kv // H
-    blocks = tl.load(lengths + sequence) // B
+    held = tl.arange(0, HELD)
     slot = tl.arange(0, 2)
-    slot_used = tl.load(resident_norms + kv * 2 + slot)
-    verdict = tl.load(refused + sequence)
     channel = tl.arange(0, DP)
     inside = channel < D
+    blocks = tl.load(lengths + sequence) // B
+    slot_used = tl.load(resident_norms + kv * 2 + slot)
+    verdict = tl.load(refused + sequence)
     mu = tl.load(anchor + kv * D + channel, mask=inside, other=0.0)
+    # attend, which may still run, neither reads nor writes what a step returns
+    tl.store(rung_out + row, 0)
+    tl.store(status_out + row, OK)
+    tl.store(promoted_out + row * 2 + slot, tl.zeros([2], tl.int32))
+    tl.store(bytes_out + row, tl.zeros((), tl.int64))
+    if row % (H * G) == 0:
+        tl.store(position_out + sequence, tl.full((), NONE, tl.int64))
+        tl.store(moved_out + sequence, tl.zeros((), tl.int64))
     if EARLY:
         gdc_wait()
         gdc_launch_dependents()
     # everything is read at once, if it is not too much
-    held = tl.arange(0, HELD)
-    maxima, terms, outputs = load_states(part_m, part_terms, part_o, row, 0, splits, SC, CHUNKS, D, DP, EVEN)
+    states = row * (SPLITS + 1)
+    own = load_maxima(part_m, states, 0, SPLITS, K, KP)
     # the resident tokens' state is the last one
-    last = row * (splits + 1) + splits
-    last_m = tl.load(part_m + last)
-    last_l = tl.load(part_l + last)
-    last_o = tl.load(part_o + last * D + channel, mask=inside, other=0.0)
-    squared = tl.load(part_terms + row * splits * HELD + SQUARES)
-    largest_q = tl.load(part_terms + row * splits * HELD + PEAK)
-    to_slot = statistics + (row * (max_blocks + 2) + max_blocks + slot) * 4
+    last_m = tl.load(part_m + states + SPLITS)
+    to_slot = statistics + (row * (max_blocks + 2) + max_blocks) * 4
     slot_shared = tl.load(resident_reference + row * 2 + slot)
-    slot_total = tl.load(to_slot)
-    slot_keys = tl.load(to_slot + 1)
-    slot_mean = tl.load(to_slot + 2)
+    slot_total = tl.load(to_slot + slot * 4)
+    slot_mean = tl.load(to_slot + slot * 4 + 2)
+    slot_keys = tl.load(to_slot + held % 2 * 4 + 1)
+    squared = tl.load(part_terms + row * SPLITS * HELD + SQUARES)
+    largest_q = tl.load(part_terms + row * SPLITS * HELD + PEAK)
+    last_l = tl.load(part_l + states + SPLITS)
+    maxima, terms, outputs = load_states(part_m, part_terms, part_o, row, 0, SPLITS, SC, CHUNKS, K, D, DP, ROUND)
+    last_o = tl.load(part_o + (states + SPLITS) * D + channel, mask=inside, other=0.0)
 
-    norm_q, _ = query_norm(squared, largest_q, D, BFLOAT)
-    finite_query = norm_q < INFINITY
-    norm_q = tl.where(largest_q <= OPERAND, norm_q, INFINITY) + floor
-    maximum = maxima[0]
-    for chunk in tl.static_range(1, CHUNKS):
-        maximum = tl.maximum(maximum, maxima[chunk])
-    if not ONCE:
-        for start in range(SC * CHUNKS, splits, SC):
-            here = start + tl.arange(0, SC)
-            more = tl.load(part_m + row * (splits + 1) + here, mask=here < splits, other=float("-inf"))
-            maximum = tl.maximum(maximum, more)
-    maximum = tl.maximum(tl.max(maximum, 0), last_m)
+    maximum = own
+    for start in range(ROUND, SPLITS, ROUND):
+        maximum = tl.maximum(maximum, load_maxima(part_m, states, start, SPLITS, K, KP))
+    # over all warps, so that a barrier keeps every load ahead of what waits for the maximum
+    maximum = tl.maximum(tl.max(tl.max(maximum, 0), 0), last_m)
     # without any token all maxima are -inf
     unit = tl.where(maximum > float("-inf"), maximum, 0.0)
-    o = tl.zeros([SC, DP], tl.float32)
+    o = tl.zeros(outputs[0].shape, tl.float32)
     sums = tl.zeros([SC, HELD], tl.float32)
     tops = tl.zeros([SC, HELD], tl.float32)
-    o, sums, tops = add_states(o, sums, tops, maxima, terms, outputs, unit)
-    if not ONCE:
-        for start in range(SC * CHUNKS, splits, SC * CHUNKS):
-            maxima, terms, outputs = load_states(
-                part_m, part_terms, part_o, row, start, splits, SC, CHUNKS, D, DP, EVEN
-            )  # fmt: skip
-            o, sums, tops = add_states(o, sums, tops, maxima, terms, outputs, unit)
+    o, sums, tops = add_states(o, sums, tops, own, maxima, terms, outputs, unit)
+    for start in range(ROUND, SPLITS, ROUND):
+        own = load_maxima(part_m, states, start, SPLITS, K, KP)
+        maxima, terms, outputs = load_states(
+            part_m, part_terms, part_o, row, start, SPLITS, SC, CHUNKS, K, D, DP, ROUND
+        )
+        o, sums, tops = add_states(o, sums, tops, own, maxima, terms, outputs, unit)
     last_factor = tl.exp2(last_m - unit)
-    o = tl.fma(tl.broadcast_to(last_factor, [DP]), last_o, tl.sum(o, 0))
-    sums, tops = tl.reduce((sums, tops), 0, sum_and_maximum)
-    found = tl.where(held < SUMMED, sums, tops)
-    about, of, values, scales = element(found, 0), element(found, 1), element(found, 2), element(found, 3)
-    size, worst, largest = element(found, 4), element(found, 6), element(found, 7)
-    l = tl.sum(tl.where(held == 5, found, 0.0), 0)
-    farthest, lossy = element(found, 8), element(found, 9)
-    l = tl.fma(last_factor, last_l, l)
-    c = tl.div_rn(o, tl.broadcast_to(l, [DP]))
+    o0, o1, o2, o3 = by_warps(tl.reshape(tl.permute(o, [0, 2, 1]), [DP, PARTS]))
+    o = tl.fma(tl.broadcast_to(last_factor, [DP]), last_o, (o0 + o1) + (o2 + o3))
+    rows: tl.constexpr = [PARTS, SC // PARTS, HELD]
+    sums, tops = tl.reduce((tl.reshape(sums, rows), tl.reshape(tops, rows)), 1, sum_and_maximum)
+    t0, t1, t2, t3 = by_warps(tl.trans(tl.where((held < SUMMED)[None, :], sums, tops)))
+    found = tl.where(held < SUMMED, (t0 + t1) + (t2 + t3), tl.maximum(tl.maximum(t0, t1), tl.maximum(t2, t3)))
+    found = tl.where(held == STATE_L, tl.fma(last_factor, last_l, found), found)
+    l = element(found, STATE_L)
+    c = tl.div_rn(o, tl.broadcast_to(tl.max(l, 0), [DP]))
     tl.store(o_out + row * D + channel, o, mask=inside)
     tl.store(output + row * D + channel, c, mask=inside)
     store_output(output_out + row * D + channel, c, inside, OUT_BFLOAT)
     c = tl.where(inside, c, 0.0)
     apart = c - mu
     norm, gamma = tl.reduce((c * c, apart * apart), 0, two_sums)
-    norm = known(inflate(root_of_squares(norm, D)))
-    gamma = known(inflate(root_of_squares(gamma, D)))
+
+    # a quotient, and a root, of several numbers side by side
+    divided = tl.where(((held == STATE_L) | (held == WORST)) & (found > 0.0), found, 1.0)
+    inverses = tl.div_rn(1.0, divided)
+    inverse = tl.where((l > 0.0) & (l < INFINITY), element(inverses, STATE_L), INFINITY)
+    roots = tl.where(held == 0, norm, tl.where(held == 1, gamma, tl.where(held == 2, squared, slot_keys)))
+    roots = root_of_squares(roots, D)
+    roots = known(inflate(tl.where(held == 2, roots * power_of_two(-query_shift(largest_q, BFLOAT)), roots)))
+    norm, gamma, norm_q = element(roots, 0), element(roots, 1), element(roots, 2)
+    operand = tl.gather(roots, slot + 4, 0)
+    about, of, values, scales = element(found, 0), element(found, 1), element(found, 2), element(found, 3)
+    size, worst, largest = element(found, 4), element(found, WORST), element(found, 7)
+    farthest, lossy = element(found, 8), element(found, 9)
+    finite_query = norm_q < INFINITY
+    norm_q = tl.where(largest_q <= OPERAND, norm_q, INFINITY) + floor
 
     there = slot_shared > -INFINITY
-    usable = (l > 0.0) & (l < INFINITY)
-    inverse = tl.where(usable, tl.div_rn(1.0, tl.where(usable, l, 1.0)), INFINITY)
-    mass = not_negative(slot_total * tl.exp2(slot_shared - maximum) * inverse)
-    kept = inflate(mass * share_up + B * share_lost)
-    operand = inflate(root_of_squares(slot_keys, D))
+    mass = not_negative(slot_total * tl.exp2(slot_shared - maximum) * tl.gather(inverse, slot, 0))
+    kept = tl.where(there, inflate(mass * share_up + B * share_lost), 0.0)
+    used = tl.where(there, not_negative(slot_used), 0.0)
     operand = tl.where(operand <= OPERAND, operand, INFINITY)
-    sizes = inflate(known(scale * (norm_q * (operand + floor))))
+    sizes = inflate(known(scale * (tl.gather(norm_q, slot, 0) * (operand + floor))))
     eps = tl.where(sizes <= LARGEST, inflate(resident_relative * sizes + resident_constant), INFINITY)
-    slot_used = not_negative(slot_used)
-    moved = known(expm1_ub(eps) * kept)
+    moved = tl.where(there, known(eps * exp_ub(eps) * kept), 0.0)
     slot_mean = lowered(tl.where(slot_mean < INFINITY, slot_mean, 0.0))  # squares may have overflowed
     slot_scale = tl.sum(tl.where(there, mass_lb(mass, mass_down, mass_lost) * slot_mean * DOWN, 0.0), 0)
-    slot_about = tl.sum(tl.where(there, known(moved * (slot_used + norm)), 0.0), 0)
-    slot_of = tl.sum(tl.where(there, moved, 0.0), 0)
-    slot_size = tl.sum(tl.where(there, known(kept * slot_used), 0.0), 0)
-    slot_largest = tl.max(tl.where(there, slot_used, 0.0), 0)
+    slot_about = tl.sum(known(moved * (used + tl.gather(norm, slot, 0))), 0)
+    slot_of = tl.sum(moved, 0)
+    slot_size = tl.sum(known(kept * used), 0)
+    slot_largest = tl.max(used, 0)
 
     factor = inverse * share_up
     count = tl.maximum(blocks - FIRST, 0).to(tl.float32)
@@ -305,55 +350,46 @@ def first_tier_kernel(
     coded = known(inflate(about) + gamma * inflate(of))
     keys = known(inflate(coded + drift * (farthest + gamma) + slot_about))
     # what is left of the terms where rounding is switched off
-    spared = tl.where(worst > 0.0, 1.0 - tl.div_rn(coded_constant, tl.where(worst > 0.0, worst, 1.0)), 0.0)
+    spared = tl.where(worst > 0.0, 1.0 - coded_constant * element(inverses, WORST), 0.0)
     pure = tl.where(coded == 0.0, 0.0, known(coded * inflate(spared)))
-    values = inflate(values * factor + lost * lossy)
-    below = exp_minus_lb(known(inflate(of + drift + slot_of)))
+    values = known(inflate(values * factor + lost * lossy))
+    growth = exp_ub(known(inflate(of + drift + slot_of)))
     scales = scales * inverse * (mass_down * LOWERED) - count * mass_lost * (largest + lossy)
     scales = tl.where(scales > 0.0, scales, 0.0) * LOWERED + slot_scale
     size = known(size * factor + lost * largest) + slot_size
-    far = inflate(tl.where(blocks > FIRST, farthest + gamma, 0.0))
-    far = tl.maximum(far, inflate(slot_largest + norm))
+    far = inflate(tl.maximum(tl.where(blocks > FIRST, farthest + gamma, 0.0), slot_largest + norm))
     largest = tl.maximum(largest, slot_largest)
     natural = LN2 * (maximum + tl.log2(l))
-    bound, key_part, value_part, arithmetic, limit, need, accepted = head_totals(
-        keys,
-        pure,
-        known(values),
-        below,
-        scales,
-        size,
-        largest,
-        far,
-        norm,
-        of_mean, of_largest, of_output, absolute, cast_relative, cast_absolute, share, UNIT,
-    )  # fmt: skip
-    clean = tl.where(finite_query & (norm < INFINITY) & (verdict == OK), 1.0, 0.0)
-    done = tl.where(accepted, clean, 0.0) > 0.0
+    accumulation = of_mean * size + of_largest * largest + of_output * norm + absolute
+    cast = (cast_relative * norm + cast_absolute) * FACTOR
+    bound = known((tl.minimum(grown(keys + values + accumulation + LOST, growth), far) + cast) * FACTOR)
+    key_part, value_part, arithmetic = parts_of(bound, pure, grown(pure, growth), values, grown(values, growth))
+    limit = limit_of(scales, norm, cast, share, UNIT)
+    done = (limit > 0.0) & (bound <= limit) & finite_query & (norm < INFINITY) & (verdict == OK)
     put(action + row, tl.where(done, ACCEPTED, OPEN).to(tl.uint8))
     tl.store(opened + tl.zeros([HELD], tl.int32), 1, mask=(held == 0) & ~done)
     tl.store(m_out + row, maximum)
-    tl.store(l_out + row, l)
-    tl.store(lse + row, natural)
-    tl.store(lse_out + row, natural)
+    put(l_out + row, l)
+    put(lse + row, natural)
+    put(lse_out + row, natural)
     put(bound_out + row, bound)
     put(key_out + row, key_part)
     put(value_out + row, value_part)
     put(arithmetic_out + row, arithmetic)
     put(tolerance_out + row, limit)
-    put(need_out + row, need)
     put(result_bound + row, bound)
     put(result_key + row, key_part)
     put(result_value + row, value_part)
     put(result_arithmetic + row, arithmetic)
     put(result_tolerance + row, limit)
-    tl.store(rung_out + row, 0)
-    tl.store(status_out + row, OK)
-    tl.store(promoted_out + row * 2 + slot, tl.zeros([2], tl.int32))
-    tl.store(bytes_out + row, tl.zeros((), tl.int64))
-    if row % (H * G) == 0:
-        tl.store(position_out + sequence, tl.full((), NONE, tl.int64))
-        tl.store(moved_out + sequence, tl.zeros((), tl.int64))
+
+
+def per_warp(splits: int, head_dim: int) -> int:
+    """Return how many splits a warp reads at once."""
+    most = AT_ONCE if head_dim <= 128 else AT_ONCE // 2
+    whole = triton.cdiv(splits, WARPS)
+    # rounds of a power of two mask nothing where splits are whole rounds
+    return int(whole if whole <= most else 1 << (most.bit_length() - 1))
 
 
 def work(
@@ -380,8 +416,7 @@ def work(
     kv_heads, max_blocks = coded.anchor.shape[1], coded.page_table.shape[1]
     bfloat16, out_bfloat16 = (x.dtype == torch.bfloat16 for x in (q, out.output))
     made = out.certificate
-    chunks = triton.cdiv(ws.splits, STATES)
-    chunks = chunks if chunks <= TILES else TILES // 2
+    each = per_warp(ws.splits, head_dim)
     return Work(
         first_tier_kernel,
         (batch * heads, 1, 1),
@@ -400,7 +435,7 @@ def work(
             ws.o,
             ws.output,
             ws.lse,
-            *found,
+            *found[:5],
             opened.action,
             opened.some,
             refused,
@@ -433,7 +468,6 @@ def work(
             charges.cast_relative,
             charges.cast_absolute,
             tolerance / (1.0 + tolerance) if unit == "output" else tolerance,
-            ws.splits,
             max_blocks,
         ),
         {
@@ -446,10 +480,12 @@ def work(
             "BFLOAT": bfloat16,
             "UNIT": UNITS.index(unit),
             "OUT_BFLOAT": out_bfloat16,
+            "SPLITS": ws.splits,
             "SC": STATES,
-            "CHUNKS": chunks,
-            "EVEN": ws.splits % (chunks * STATES) == 0,
-            "ONCE": ws.splits <= chunks * STATES,
+            "CHUNKS": triton.cdiv(min(WARPS * each, ws.splits), STATES),
+            "K": each,
+            "KP": max(32, triton.next_power_of_2(each)),
+            "ROUND": WARPS * each,
             "EARLY": waits,
         },
         {},
