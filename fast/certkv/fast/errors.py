@@ -81,12 +81,12 @@ class ReleasedError(CertkvError, LookupError):
 
 
 class HostMissingError(CertkvError, LookupError):
-    """Originals that a step needs are not in the host tier; no output is returned for that sequence."""
+    """Originals or planes that a step needs are not in their tier; no output is returned for that sequence."""
 
     def __init__(self, sequence: int) -> None:
         super().__init__(
-            f"originals that sequence {sequence} needs are not in the host tier; cache.reset({sequence}) and append "
-            "its tokens again before decoding"
+            f"originals or planes that sequence {sequence} needs are missing; cache.repair() cuts planes again where "
+            f"their originals are there, else cache.reset({sequence}) and append its tokens again before decoding"
         )
         self.sequence = sequence
 
