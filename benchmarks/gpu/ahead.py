@@ -1,19 +1,19 @@
 """Compile what appends and steps of `Budget` need into Triton's cache, every part in a process of its own.
 
 A ladder that reads several planes takes half a minute to compile, so parts are compiled side by side; what follows
-finds them in the cache, which all processes share. Appends are run, the parts of a step only compiled: what they would
-work on is not there. Kernels are the same wherever originals and planes lie. Without a GPU there is nothing to compile.
+finds them in the cache, which all processes share. Every part is run once, by itself: an append of a few blocks; attend
+on a tail; the first tier on what no pass has written, which opens every head; the ladder where no head is open. The
+ladder is another one for planes on the device. Without a GPU there is nothing to compile.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -37,6 +37,7 @@ class Setting:
     block: int
     capacity: int
     batch: int = 1
+    planes: Literal["host", "device"] = "host"
 
 
 def nothing(*_: object) -> None:
@@ -47,7 +48,7 @@ def compile_part(of: Setting, part: str) -> float:
     """Compile one part on this process's GPU; return the seconds it took, 0 for formats that steps do not read."""
     begun, made, device = time.monotonic(), torch.Generator().manual_seed(1), torch.device("cuda")
     try:
-        formats: dict[str, Any] = {"keys": of.keys, "values": of.values, "block": of.block}
+        formats: dict[str, Any] = {"keys": of.keys, "values": of.values, "block": of.block, "planes": of.planes}
         cache = TieredCache(of.batch, of.kv_heads, of.head_dim, of.capacity, of.dtype, **formats, device=device)
         planned = plan(cache, of.kv_heads * of.group, Budget(0.05))
     except CertkvError:
@@ -62,27 +63,9 @@ def compile_part(of: Setting, part: str) -> float:
         others = {name: nothing for name in ("attend", "first_tier", "ladder") if name != part}
         planned.passes = planned.passes._replace(**others)
         q = torch.zeros(of.batch, of.kv_heads * of.group, of.head_dim, dtype=of.dtype, device=device)
-        step = planned.step()
-        with _only_compiled():
-            planned.run(q, out=step)
+        planned.run(q, out=planned.step())
+        torch.cuda.synchronize()
     return time.monotonic() - begun
-
-
-@contextmanager
-def _only_compiled() -> Iterator[None]:
-    """Launch no kernel in this process meanwhile."""
-    from triton.runtime.jit import JITFunction
-
-    run = JITFunction.run
-
-    def compiled(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
-        return run(self, *arguments, grid=grid, warmup=True, **options)
-
-    JITFunction.run = compiled
-    try:
-        yield
-    finally:
-        JITFunction.run = run
 
 
 def begin(settings: Iterable[Setting], parts: Sequence[str] = PARTS) -> dict[Future[float], tuple[Setting, str]]:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from typing import Literal
 
@@ -196,16 +197,20 @@ def lost(made: Plan, q: torch.Tensor, step: Step, replay: Replay) -> None:
     require(torch.equal(step.output, before), f"{what}: planes that were cut again give another output")
 
 
-def setting(keys: str, values: str, capacity: int, batch: int) -> ahead.Setting:
+def setting(keys: str, values: str, capacity: int, batch: int, place: Place = "host") -> ahead.Setting:
     """Return what decides which kernels a cache needs."""
-    return ahead.Setting(keys, values, torch.float16, KV_HEADS, GROUP, HEAD_DIM, BLOCK, capacity, batch)
+    return ahead.Setting(keys, values, torch.float16, KV_HEADS, GROUP, HEAD_DIM, BLOCK, capacity, batch, place)
 
 
-def ready(asked: Mapping[Future[float], tuple[ahead.Setting, str]], some: Iterable[Future[float]]) -> None:
-    """Wait for what is compiled."""
-    for future in as_completed(some):
+def ready(asked: Mapping[Future[float], tuple[ahead.Setting, str]]) -> Iterator[tuple[str, str]]:
+    """Yield formats as soon as all that was asked for them is compiled."""
+    left = Counter((of.keys, of.values) for of, _ in asked.values())
+    for future in as_completed(asked):
         of, part = asked[future]
-        say(f"compiled {of.keys}, {of.values}, {part}: {future.result():.0f} s")
+        say(f"{time.monotonic() - BEGUN:7.0f} s  compiled {of.keys}, {of.values}, {part}, in {future.result():.0f} s")
+        left[of.keys, of.values] -= 1
+        if not left[of.keys, of.values]:
+            yield of.keys, of.values
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -219,24 +224,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pairs = [(keys, values) for keys, _, values in (pair.partition("/") for pair in options.formats.split(","))]
     lengths = [int(n) for n in options.tokens.split(",")]
     say(f"{torch.cuda.get_device_name() if GPU else 'cpu, twins'}, torch {torch.__version__}")
-    # capacities as those of `Case`, and of `stored`
-    of_steps = [setting(*pair, max(lengths) + 2 * BLOCK, len(lengths)) for pair in pairs]
-    # side by side as well: kernels that encode keys know nothing of values
-    of_appends = [setting(keys, "int8", STORED, 1) for keys, _ in pairs]
-    of_appends += [setting("int8", values, STORED, 1) for _, values in pairs]
-    asked = ahead.begin(of_steps, ahead.PARTS[:3]) | ahead.begin(of_appends, (*ahead.PARTS[3:], "append_one"))
+    # capacities as those of `Case`, and of `stored`; sides of appends apart: kernels of keys know nothing of values
+    longest, batch = max(lengths) + 2 * BLOCK, len(lengths)
+    of_steps = ahead.begin([setting(*pair, longest, batch, place) for pair in pairs for place in PLACES], ("ladder",))
+    of_steps |= ahead.begin([setting(*pair, longest, batch) for pair in pairs], ("attend", "first_tier"))
+    sides = [setting(keys, "int8", STORED, 1) for keys, _ in pairs]
+    sides += [setting("int8", values, STORED, 1) for _, values in pairs]
+    of_appends = ahead.begin(sides, ("append", "append_one"))
     torch.manual_seed(1)
-    appends = [future for future, (_, part) in asked.items() if part.startswith("append")]
-    ready(asked, appends)
+    torch.set_num_threads(2)  # of the twins: processors are busy
+    for _ in ready(of_appends):
+        pass
     cases = {}
     for pair in pairs:  # while steps are still compiled
         stored(*pair)
         cases[pair] = [case_of(*pair, lengths, place) for place in PLACES]
         told(f"{', '.join(pair)}: caches are filled")
-    ready(asked, asked.keys() - appends)
-    for (keys, values), both in cases.items():
-        used = torch.stack([steps(case) for case in both]).sum(0)
-        require((used > 0).all(), f"{keys}, {values}: not every level is in use: {used.tolist()}")
+    for pair in ready(of_steps) if GPU else pairs:
+        used = torch.stack([steps(case) for case in cases.pop(pair)]).sum(0)
+        require((used > 0).all(), f"{', '.join(pair)}: not every level is in use: {used.tolist()}")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from benchmarks import origin, table
-from benchmarks.gpu.ahead import Setting, begin
+from benchmarks.gpu.ahead import PARTS, Setting, begin
 from benchmarks.gpu.graphs import DEVICE, GPU, Replay, capture, require, say, timed
 from benchmarks.tightness.heads import HEAD_DIM, KINDS, Head, synthetic
 
@@ -286,11 +286,11 @@ def compiled(lengths: Sequence[int], systems: Sequence[System], patience: float)
     systems : those that are ready first; none whose kernels did not compile
     complaints : what did not compile, and why
     """
-    settings = {
-        (x.keys, x.values): Setting(x.keys, x.values, torch.float16, KV_HEADS, GROUP, HEAD_DIM, BLOCK, max(lengths))
-        for x in systems
-    }
-    begun, asked = time.monotonic(), begin(settings.values())
+    sizes: dict[str, Any] = {"kv_heads": KV_HEADS, "group": GROUP, "head_dim": HEAD_DIM, "block": BLOCK}
+    sizes |= {"dtype": torch.float16, "capacity": max(lengths)}
+    every = [Setting(x.keys, x.values, planes="device" if x.planes == "device" else "host", **sizes) for x in systems]
+    once = {(of.keys, of.values): of for of in every}.values()
+    begun, asked = time.monotonic(), begin(every, ("ladder",)) | begin(once, PARTS[1:])
     done, _ = wait(asked, timeout=patience)
     late, wrong, complaints = set(), set(), []
     for future, (of, part) in asked.items():
