@@ -210,7 +210,7 @@ class CacheMachine(RuleBasedStateMachine):
             assert np.abs(mine - cache.value_annotations().arrays()[name]).max() <= 1, name
 
     def same_device_originals(self, s: int, cache: reference.Cache) -> None:
-        """First block and tail, with NaN after their tokens, and a bound of their value norms."""
+        """First block and tail, with NaN after their tokens, and bounds of their norms, with the mean of such."""
         ours, held = self.ours, self.ours.resident
         tail = ours.tokens[s] % ours.block
         for side, store in (("keys", held.keys), ("values", held.values)):
@@ -220,10 +220,16 @@ class CacheMachine(RuleBasedStateMachine):
                 assert same_bits(store[s, :, 0], to_torch(self.history(s, side)[0]))
             else:
                 assert poisoned(store[s, :, 0])
-        norms = row_norms(held.values[s].double()).nan_to_num(0.0).amax(-1)
-        assert (held.norms[s].double() >= norms).all()
+        keys, values = (row_norms(x[s].double()).nan_to_num(0.0) for x in (held.keys, held.values))
+        count = torch.tensor([ours.block if ours.blocks(s) else 1, max(tail, 1)])
+        exact = torch.stack([values.amax(-1), keys.amax(-1), values.sum(-1) / count, values.sum(-1)], -1)
+        found = held.norms[s].double()
         # one rounding to FP32, which is at most 2**-23 of a normal number, up to those of float64
-        assert (held.norms[s].double() <= norms * (1 + 2.0**-22)).all()
+        assert (found[..., :2] >= exact[..., :2]).all()
+        assert (found[..., :2] <= exact[..., :2] * (1 + 2.0**-22)).all()
+        # and one to nearest for each that is added, and the quotient; sums of such may be subnormal
+        assert (found[..., 2:] >= exact[..., 2:] * (1 - ours.block * 2.0**-24) - 2.0**-149).all()
+        assert (found[..., 2:] <= exact[..., 2:] * (1 + 2.0**-22) * (1 + ours.block * 2.0**-23) + 2.0**-149).all()
 
     def same_originals(self, s: int, cache: reference.Cache) -> None:
         """Every block that is not lost; the rest is neither present nor readable."""

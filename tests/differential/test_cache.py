@@ -127,8 +127,8 @@ def norms_to_nearest(patch: pytest.MonkeyPatch) -> None:
 def norm_of_the_tail_kept(patch: pytest.MonkeyPatch) -> None:
     """After a block has filled, the largest norm of the old tail still stands for the new one."""
 
-    def after(self: Resident, v: torch.Tensor, plan: append.Split, *more: Any) -> torch.Tensor:
-        norms = real(self, v, plan, *more)
+    def after(self: Resident, k: torch.Tensor, v: torch.Tensor, plan: append.Split, *more: Any) -> torch.Tensor:
+        norms = real(self, k, v, plan, *more)
         for s in plan.filling:
             norms[s, :, 1] = torch.maximum(norms[s, :, 1], self.norms[s, :, 1])
         return norms

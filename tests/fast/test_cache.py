@@ -14,7 +14,7 @@ from certkv.fast.cache import TieredCache
 from certkv.fast.errors import CapacityError, DTypeError, InputError, NonFiniteError, SettingError, ShapeError
 from certkv.fast.host import Originals
 from certkv.fast.numbers import row_norms
-from certkv.fast.resident import Resident
+from certkv.fast.resident import NORMS, Resident
 
 BATCH, KV_HEADS, HEAD_DIM, BLOCK = 2, 2, 8, 4
 
@@ -237,17 +237,29 @@ def test_a_reset_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_resident_norms_bound_the_values_tightly(dtype: torch.dtype) -> None:
-    """At least the norm in float64, and at most one rounding to FP32 (2**-23) above it, up to float64 rounding."""
-    cache = new(dtype=dtype)
+def test_resident_norms_bound_the_originals_tightly(dtype: torch.dtype) -> None:
+    """At least the norm in float64, and at most one rounding to FP32 (2**-23) above it, up to float64 rounding.
+
+    A sum of n such numbers has n - 1 more roundings to nearest, and their mean one more.
+    """
+    cache, at_once = new(dtype=dtype), new(dtype=dtype)
     k, v = draw(7, dtype=dtype)
     for part in (slice(0, 3), slice(3, 6), slice(6, 7)):
         cache.append(k[:, part], v[:, part])
-    norms = row_norms(v.double()).transpose(1, 2)
-    largest = torch.stack([norms[..., :4].amax(-1), norms[..., 4:].amax(-1)], dim=-1)
+    at_once.append(k, v)
+    assert torch.equal(cache.resident.norms, at_once.resident.norms)
+    keys, values = (row_norms(x.double()).transpose(1, 2) for x in (k, v))
     held = cache.resident.norms.double()
-    assert (held >= largest).all()
-    assert (held <= largest * (1 + 2.0**-22)).all()
+    for slot, part in enumerate((slice(0, 4), slice(4, 7))):
+        for name, norms in (("largest_value", values), ("largest_key", keys)):
+            largest, found = norms[..., part].amax(-1), held[:, :, slot, NORMS.index(name)]
+            assert (found >= largest).all()
+            assert (found <= largest * (1 + 2.0**-22)).all()
+        count = part.stop - part.start
+        mean, total = (held[:, :, slot, NORMS.index(name)] for name in ("mean_value", "sum_of_values"))
+        for found, exact in ((total, values[..., part].sum(-1)), (mean, values[..., part].mean(-1))):
+            assert (found >= exact * (1 - count * 2.0**-24)).all()
+            assert (found <= exact * (1 + 2.0**-22) * (1 + count * 2.0**-23)).all()
 
 
 def test_nothing_of_the_input_is_held() -> None:

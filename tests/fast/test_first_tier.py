@@ -17,7 +17,10 @@ from certkv.fast.finish import Result
 from certkv.fast.first_tier import Opened
 from certkv.fast.kernels import attend as attend_kernel
 from certkv.fast.kernels import first_tier as first_tier_kernel
+from certkv.fast.resident import NORMS
 from certkv.fast.rounding import rounding
+from certkv.fast.spectral import Errors
+from certkv.fast.split_terms import ANY_LOST, ANY_UP, block_terms
 from certkv.fast.step import Step
 from certkv.fast.totals import Totals, Unit
 from certkv.fast.workspace import Workspace
@@ -283,12 +286,41 @@ def test_an_output_beyond_binary16_is_brought_back(how: How) -> None:
 
 @QUIET
 @HOW
-def test_resident_values_whose_squares_overflow_enforce_nothing(how: How) -> None:
+@pytest.mark.parametrize("name", ["gqa", "bfloat16", "odd", "few channels"])
+def test_statistics_are_those_of_executed_weights(how: How, name: str) -> None:
+    """Of blocks that a split has passed over, and the sums of the resident tokens' slots."""
+    s = scene(**SCENES[name])  # type: ignore[arg-type]
+    ws, _, _ = run(s, how)
+    for b, tokens in enumerate(s.cache.tokens):
+        blocks = slice(s.coded.first, max(tokens // s.cache.block, s.coded.first))
+        p, seen = ws.weights[b, :, blocks].double(), ws.statistics[b, :, blocks].double()
+        # sums of at most 64 numbers in binary32
+        assert torch.allclose(seen[..., 0], p.sum(-1), rtol=2.0**-17, atol=0.0)
+        assert torch.allclose(seen[..., 1], p.square().sum(-1), rtol=2.0**-17, atol=0.0)
+        # some token's weight, and all are below what counts as the largest
+        assert (p == seen[..., 2, None]).any(-1).all()
+        assert (p.amax(-1) <= seen[..., 2] * ANY_UP + ANY_LOST).all()
+        slots = ws.resident_weights[b].double().sum(-1)
+        assert torch.allclose(ws.statistics[b, :, -2:, 0].double(), slots, rtol=2.0**-17, atol=0.0)
+
+
+def test_a_weight_may_be_above_that_of_the_largest_score() -> None:
+    """By a step of binary16: a block with one token that weighs 1, and one step below it where scores are largest."""
+    one, top, none = torch.ones(1), torch.full((1,), 1.0 - 2.0**-11), torch.zeros(1)
+    small = Errors(torch.full((1,), 1.0), torch.full((1,), 1e-6))
+    about, _, _ = block_terms(one, one, top, small, one, one, none, none, 16)
+    # ||w delta|| is at most Omega, and not less where delta is all of this token's
+    assert about >= 1e-6
+
+
+@QUIET
+@HOW
+def test_resident_values_whose_sum_overflows_enforce_nothing(how: How) -> None:
     """Their mean is unknown, and unknown is 0 in a tolerance."""
     s = scene(**SCENES["bfloat16"])  # type: ignore[arg-type]
     ws, _, _ = run(s, how)
     plain, _, _ = again(s, how, ws, "values", 0.05)
-    ws.statistics[:, :, -2:, 2] = torch.inf
+    s.cache.resident.norms[..., NORMS.index("mean_value")] = torch.inf
     found, _, _ = again(s, how, ws, "values", 0.05)
     assert (found.tolerance < plain.tolerance).all()
     assert (found.tolerance > 0.0).all()

@@ -4,7 +4,7 @@ For sequence s with n tokens, t = n mod B, in this order; where nothing happens,
 
     refuse   k or v not finite, n = capacity, or t = B - 1 and the next block has no page: a status, and nothing more
              until the host has seen it (`TieredCache.sync`)
-    admit    tail[t] = k, v;  norm = max(norm, ||v||);  mu = mean of the tail's values where the first block fills
+    admit    tail[t] = k, v;  its norms (`Resident.norms`);  mu = mean of the tail's values where the first block fills
     encode   where t = B - 1: the tail into its page, as any append does
     turn     where t = B - 1: originals = tail (through their pointer), present = 1, first block kept, tail = NaN
              n = n + 1
@@ -31,7 +31,7 @@ from certkv.fast.host import Originals
 from certkv.fast.pages import NO_PAGE
 from certkv.fast.planes import Planes
 from certkv.fast.pool import Pool
-from certkv.fast.resident import FIRST, TAIL, Resident, norms_ub
+from certkv.fast.resident import FIRST, TAIL, Resident, slot_norms
 
 NOT_ADMITTED = -1
 """Place of a token that is not appended."""
@@ -218,7 +218,7 @@ def admit_twin(k: torch.Tensor, v: torch.Tensor, active: torch.Tensor, held: Hel
             continue
         work.place[s], work.page[s] = n, page
         resident.keys[s, :, TAIL, t], resident.values[s, :, TAIL, t] = k[s], v[s]
-        resident.norms[s, :, TAIL] = torch.maximum(resident.norms[s, :, TAIL], norms_ub(v[s]))
+        resident.norms[s, :, TAIL] = slot_norms(resident.norms[s, :, TAIL], k[s, None], v[s, None], t)
         if filling and full == 0:
             held.anchor[s] = first_block_mean(resident.values[s, :, TAIL])
 

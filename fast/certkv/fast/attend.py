@@ -107,8 +107,6 @@ def attend_twin(
             seen[:, :, chosen, :3] = weight_statistics(weights[s, :, :, chosen])
             seen[:, :, chosen, 3] = scaled_squares(q[s].view(query[s].shape), coded, coded.page_table[s, chosen])
             seen[:, :, -2:, 0] = weight_statistics(slots[s])[..., 0]
-            for slot, count in ((FIRST, pinned), (TAIL, tail)):
-                seen[:, :, slot - 2, 1:3] = torch.stack(resident_statistics(resident, s, slot, count), -1)[:, None]
     if rounding is not None:
         split_terms(q, coded, scale, rounding, out)
 
@@ -126,13 +124,6 @@ def scaled_squares(q: torch.Tensor, coded: Coded, pages: torch.Tensor) -> torch.
         return scaled.square().sum(-1)[..., None].expand(*scaled.shape[:2], len(pages))
     step = coded.pool.key_step[pages.to(torch.int64)].to(torch.float32).transpose(0, 1)
     return (scaled[:, :, None] * step[:, None]).square().sum(-1)
-
-
-def resident_statistics(resident: Resident, s: int, slot: int, count: int) -> tuple[torch.Tensor, ...]:
-    """Return the largest square of a key's norm and the mean norm of values, each float32 [H]."""
-    keys, values = (x[s, :, slot, :count].to(torch.float32).square().sum(-1) for x in (resident.keys, resident.values))
-    none = resident.norms.new_zeros(keys.shape[0])
-    return (keys.amax(-1), values.sqrt().mean(-1)) if count else (none, none)
 
 
 def store_split(

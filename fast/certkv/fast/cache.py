@@ -205,7 +205,7 @@ class TieredCache(OneTokenAppends):
             # everything that takes memory or time comes before anything that counts
             moves = torch.tensor(plan.growing(), dtype=torch.int64).to(self.device)
             anchor = self._encode(k, v, plan, pages) if plan.filling else None
-            norms = self.resident.norms_after(v, plan, firsts, moves)
+            norms = self.resident.norms_after(k, v, plan, firsts, moves)
             self.resident.grow(k, v, moves)
             if plan.filling:
                 self._settle()

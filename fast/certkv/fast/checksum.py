@@ -268,7 +268,7 @@ class Checksums:
 
 def of_resident(anchor: torch.Tensor, resident: Resident) -> torch.Tensor:
     """Sum what stays on the device, int64 [batch, H, 2]; the anchor follows the first block's words."""
-    shape = resident.norms.shape
+    shape = resident.norms.shape[:3]
     held = resident_fields(resident)
     found = totals(held, torch.arange(len(held[0]), device=anchor.device)).view(shape)
     rows = torch.arange(shape[0] * shape[1], device=anchor.device)

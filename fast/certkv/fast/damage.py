@@ -19,7 +19,7 @@ from certkv.fast.encode_planes import encode_planes
 from certkv.fast.errors import CorruptionError
 from certkv.fast.formats.planar import base_of
 from certkv.fast.formats.registry import key_format, value_format
-from certkv.fast.resident import FIRST, TAIL, norms_ub
+from certkv.fast.resident import FIRST, TAIL, slot_norms
 
 if TYPE_CHECKING:
     from certkv.fast.cache import TieredCache
@@ -212,7 +212,8 @@ def _restore_norm(cache: TieredCache, s: int, h: int) -> bool:
     """Compute the norm of a tail anew; whether that was all that was wrong with it."""
     tokens, resident = cache.tokens[s] % cache.block, cache.resident
     before = resident.norms[s, h, TAIL].clone()
-    resident.norms[s, h, TAIL] = norms_ub(resident.values[s, h, TAIL, :tokens]).amax() if tokens else 0.0
+    keys, values = (x[s, h, TAIL, :tokens, None] for x in (resident.keys, resident.values))
+    resident.norms[s, h, TAIL] = slot_norms(torch.zeros_like(before)[None], keys, values, 0)[0]
     good = bool(of_resident(cache.anchor, resident)[s, h, TAIL] == cache.checksums.resident[s, h, TAIL])
     if not good:
         resident.norms[s, h, TAIL] = before
@@ -224,7 +225,8 @@ def _restore_first(cache: TieredCache, s: int, h: int) -> None:
     keys, values = (x[s, h, 0].to(cache.device) for x in (cache.originals.keys, cache.originals.values))
     resident = cache.resident
     resident.keys[s, h, FIRST], resident.values[s, h, FIRST] = keys, values
-    resident.norms[s, h, FIRST] = norms_ub(values).amax()
+    none = torch.zeros_like(resident.norms[s, h, FIRST])[None]
+    resident.norms[s, h, FIRST] = slot_norms(none, keys[:, None], values[:, None], 0)[0]
     cache.anchor[s, h] = first_block_mean(values)
     cache.checksums.resident[s, h, FIRST] = of_resident(cache.anchor, resident)[s, h, FIRST]
 

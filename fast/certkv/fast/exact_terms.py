@@ -90,7 +90,7 @@ def exact_terms_twin(
     fits = (query <= LARGEST_OPERAND).all(-1) & (keys <= LARGEST_OPERAND).all(-1)
     dots = torch.where(live, torch.where(fits, dots, torch.inf), 0.0).amax((-2, -1))
     largest_size = torch.maximum(largest_size, known(inflate(above(abs(scale)) * dots)))
-    norms = torch.where(tokens[:, None] > 0, resident.norms, 0.0).amax(-1)
+    norms = torch.where(tokens[:, None] > 0, resident.norms[..., 0], 0.0).amax(-1)
     largest = torch.maximum(largest, norms[:, :, None])
 
     eps = inflate(charge.relative * largest_size + charge.constant)

@@ -26,7 +26,7 @@ from certkv.fast.choose import ACCEPT, REFINE
 from certkv.fast.coded import Coded, grouped
 from certkv.fast.finish import NOWHERE, Result, in_range
 from certkv.fast.merge import merge_twin
-from certkv.fast.outward_fp32 import DOWN, FACTOR, LOST, above, exp_ub, inflate, known, root_of_squares
+from certkv.fast.outward_fp32 import DOWN, FACTOR, LOST, above, exp_ub, inflate, known
 from certkv.fast.resident import Resident
 from certkv.fast.rounding import Rounding
 from certkv.fast.scaled_query import query_power
@@ -180,16 +180,16 @@ def resident_parts(
 ) -> dict[str, torch.Tensor]:
     """Return what resident tokens add to sums and maxima, float32 [batch, H, G] each."""
     kv_heads = coded.anchor.shape[1]
-    total, keys, mean = (x[..., -2:] for x in grouped(ws.statistics, kv_heads).unbind(-1)[:3])
+    total = grouped(ws.statistics, kv_heads)[..., -2:, 0]
+    used, keys, mean, _ = (x[:, :, None].expand_as(total) for x in resident.norms.unbind(-1))
     reference, m = grouped(ws.resident_reference, kv_heads), grouped(ws.m, kv_heads)
     mass = not_negative(total * torch.exp2(reference - m[..., None]) * inverse[..., None])
     held = inflate(mass * charges.share_up + coded.block * charges.share_lost)
-    keys = inflate(root_of_squares(keys, coded.anchor.shape[-1]))
     keys = torch.where(keys <= LARGEST_OPERAND, keys, torch.inf)
     eps = inflate(rounded_score(charges.resident, inflate(known(magnitude * (norm_q * (keys + floor))))))
-    used = not_negative(resident.norms)[:, :, None].expand_as(mass)
+    used = not_negative(used)
     moved = known(eps * exp_ub(eps) * held)
-    # squares may have overflowed: then nothing is known of the mean
+    # a sum may have overflowed: then nothing is known of the mean
     mean = lowered(torch.where(mean < torch.inf, mean, 0.0))
     parts = {
         "key": known(moved * (used + norm[..., None])),

@@ -2,11 +2,12 @@
 
 Where every distance ``n_t`` and residual ``eta_t`` of a block is replaced by the block's largest, n and eta, a block's
 terms depend on three sums over its executed weights P, which attend has at hand: with ``l1 = sum P``, ``l2 = ||P||``,
-``top = max P``, rest the norm of all but that, and the errors Delta, Omega of its scores,
+``top`` the weight of a token with the largest score, rest the norm of all but that, ``any`` a bound of every weight
+(`ANY_UP`), and the errors Delta, Omega of its scores,
 
     first   =  min( Delta l1, Omega l2, top Delta + rest Omega )
-    second  =  (2 + e^Delta)/6  min( Delta^2 l1, Omega^2 top, Delta Omega l2 )
-    A = n ( min( first, omega min( top Omega, Delta l2 ) ) + second )     G = first + second
+    second  =  (2 + e^Delta)/6  min( Delta^2 l1, Omega^2 any, Delta Omega l2 )
+    A = n ( min( first, omega min( any Omega, Delta l2 ) ) + second )     G = first + second
     U = eta min( l1, epsilon l2, top + epsilon rest )
 
 All are of first degree in the weights, so that a split s adds them up in the unit of its own state, m: ``sum_b
@@ -45,6 +46,10 @@ the power of two of `scaled_query`, and its largest number. What is behind them 
 
 SUMS, TERMS = 6, 10
 """Columns that are sums, to be multiplied with the factor of a state; those and maxima."""
+
+ANY_UP, ANY_LOST = 1.0 + 2.0**-9, 2.0**-23
+"""Cover what the weight of any token of a block may be above that of one with the largest score: exponents are in
+order, but 2^ of them is within 2 ulp, and rounded to binary16. Either costs at most one step of binary16."""
 
 LOOPS = 32
 """Sums of a kernel's lane that are added up from zero."""
@@ -170,7 +175,7 @@ def block_terms(
     # a sum of squares, raised by its rounding, is at least the largest of them
     l2, rest = root_of_squares(squares, block), root_of_squares((squares - top * top).clamp(min=0.0), block)
     delta, omega = torch.fmin(e.delta, e.omega), e.omega
-    by_sum, by_norm, by_top = delta * total, delta * l2, omega * top
+    by_sum, by_norm, by_top = delta * total, delta * l2, omega * (top * ANY_UP + ANY_LOST)
     first = torch.fmin(torch.fmin(by_sum, omega * l2), delta * top + omega * rest)
     both = torch.fmin(by_top, by_norm)
     second = (exp_ub(delta) * SIXTH + THIRD) * torch.fmin(delta * by_sum, omega * both)

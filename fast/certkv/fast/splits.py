@@ -16,9 +16,8 @@ PROGRAMS_PER_MULTIPROCESSOR = 8
 HALVES_PER_MULTIPROCESSOR = 12
 """The same where a pass takes keys in halves: such a program has fewer registers."""
 
-RESIDENT_PROGRAMS = 3
-"""What attend runs beside the splits of coded blocks: one program for the resident tokens, and one to measure each slot
-of them."""
+RESIDENT_PROGRAMS = 1
+"""What attend runs beside the splits of coded blocks: one program for the resident tokens."""
 
 STATES = 32
 """States of splits that the first tier takes at once; see `certkv.fast.kernels.first_tier`."""

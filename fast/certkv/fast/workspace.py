@@ -36,10 +36,10 @@ class Workspace:
     resident_reference : float32 [batch, Hq, 2]
         -inf for a slot without tokens.
     statistics : float32 [batch, Hq, max_blocks + 2, 4]
-        Of every block: sum, sum of squares and largest of P; the square of ``||s q'||``, s its key steps and q' the
-        query times the power of two of `scaled_query`. Read by the programs of a pass that have written them, and by
-        nobody else. The last two are the slots of resident tokens, for the first tier: the sum of P, the largest square
-        of a key's norm, the mean norm of values.
+        Of every block: the sum of P, the sum of its squares, P of a token with the largest score; the square of
+        ``||s q'||``, s its key steps and q' the query times the power of two of `scaled_query`. Read by the programs of
+        a pass that have written them, and by nobody else. The last two are the slots of resident tokens, for the first
+        tier: the sum of P; the rest is not written.
     part_m, part_l : float32 [batch, Hq, S + 1]
         The last split is the resident tokens.
     part_o : float32 [batch, Hq, S + 1, d]

@@ -1,6 +1,7 @@
 """Append one token per sequence: what comes before its block is encoded, and what comes after.
 
-    admit    tail[t] = k, v      norm = max(norm, ||v||)      mu = fl( (v_0 + ... + v_{B-1}) / B )  in float64, in order
+    admit    tail[t] = k, v      norm = max(norm, ||v||), and so on (`Resident.norms`)
+             mu = fl( (v_0 + ... + v_{B-1}) / B )  in float64, in order
     turn     originals[b] = tail     tail = NaN     n = n + 1
 
 One program per sequence and KV head. Every program of a sequence looks at all of its key and value, since one element
@@ -17,7 +18,7 @@ from certkv.fast.append_one import Held, Work
 from certkv.fast.certificate import Status
 from certkv.fast.kernels.rounding import up_single, widen
 from certkv.fast.numbers import norm_factor
-from certkv.fast.resident import FIRST, TAIL
+from certkv.fast.resident import FIRST, NORMS, TAIL
 
 ROWS = 16
 """Tokens that a tail is moved by at once."""
@@ -28,6 +29,10 @@ NONFINITE_VALUE = tl.constexpr(int(Status.NONFINITE_VALUE))
 FULL = tl.constexpr(int(Status.CAPACITY))
 FIRST_SLOT = tl.constexpr(FIRST)
 TAIL_SLOT = tl.constexpr(TAIL)
+LARGEST_VALUE, LARGEST_KEY, MEAN, SUM = (
+    tl.constexpr(NORMS.index(name)) for name in ("largest_value", "largest_key", "mean_value", "sum_of_values")
+)
+NORMS_HELD = tl.constexpr(len(NORMS))
 
 
 @triton.jit
@@ -109,16 +114,24 @@ def admit_kernel(
         tl.store(tail_keys + (slot * B + t) * D + channel, key, mask=live)
         tl.store(tail_values + (slot * B + t) * D + channel, value, mask=live)
         x = widen(value, BFLOAT)
+        y = widen(key, BFLOAT)
         norm = up_single(tl.sqrt(tl.sum(x * x, 0)) * NORM)
-        tl.store(norms + slot, tl.maximum(tl.load(norms + slot), norm))
+        of_key = up_single(tl.sqrt(tl.sum(y * y, 0)) * NORM)
+        held = norms + slot * NORMS_HELD
+        total = tl.load(held + SUM) + norm
+        mean = (total.to(tl.float64) / (t + 1).to(tl.float64)).to(tl.float32)
+        tl.store(held + LARGEST_VALUE, tl.maximum(tl.load(held + LARGEST_VALUE), norm))
+        tl.store(held + LARGEST_KEY, tl.maximum(tl.load(held + LARGEST_KEY), of_key))
+        tl.store(held + MEAN, mean)
+        tl.store(held + SUM, total)
         if n == B - 1:
-            total = tl.zeros((DP,), tl.float64)
+            added = tl.zeros((DP,), tl.float64)
             for token in range(B - 1):
                 old = tl.load(tail_values + (slot * B + token) * D + channel, mask=live, other=0)
-                total += widen(old, BFLOAT)
-            total += x
+                added += widen(old, BFLOAT)
+            added += x
             count = tl.full((), B, tl.float64)
-            tl.store(anchor + (s * H + head) * D + channel, (total / count).to(tl.float32), mask=live)
+            tl.store(anchor + (s * H + head) * D + channel, (added / count).to(tl.float32), mask=live)
 
 
 @triton.jit
@@ -178,9 +191,12 @@ def turn_kernel(
         original = (row * max_blocks + block) * (B * D)
         _move(tail_keys, keys + original, row * 2, block == 0, B, D, DP, N, NAN_BITS)
         _move(tail_values, values + original, row * 2, block == 0, B, D, DP, N, NAN_BITS)
-        norm = tl.load(norms + row * 2 + TAIL_SLOT)
-        tl.store(norms + row * 2 + FIRST_SLOT, norm, mask=block == 0)
-        tl.store(norms + row * 2 + TAIL_SLOT, 0.0)
+        i = tl.arange(0, NORMS_HELD)
+        tail = norms + (row * 2 + TAIL_SLOT) * NORMS_HELD + i
+        norm = tl.load(tail)
+        tl.store(norms + (row * 2 + FIRST_SLOT) * NORMS_HELD + i, norm, mask=(block == 0) & (i < NORMS_HELD))
+        tl.debug_barrier()  # as above
+        tl.store(tail, tl.zeros((NORMS_HELD,), tl.float32))
         tl.store(present + row * max_blocks + block, 1)
     if head == 0:
         tl.store(lengths + s, n + 1)

@@ -35,10 +35,10 @@ from certkv.fast.errors import SettingError
 from certkv.fast.kernels.coded_block import coded_block
 from certkv.fast.kernels.early import early
 from certkv.fast.kernels.pass_state import load_query, store_four, store_state
-from certkv.fast.kernels.resident_block import ask_for, resident_block, resident_sizes
+from certkv.fast.kernels.resident_block import ask_for, resident_block
 from certkv.fast.kernels.score_block import token_of
 from certkv.fast.kernels.shape import Shape, bits, format_constants
-from certkv.fast.kernels.split_terms import constants, first_pages, split_terms, store_query_numbers, store_sum
+from certkv.fast.kernels.split_terms import constants, first_pages, split_terms, store_query_numbers
 from certkv.fast.kernels.two_passes import two_passes
 from certkv.fast.pool import VALUE_NOTES
 from certkv.fast.resident import Resident
@@ -121,12 +121,10 @@ def attend_kernel(
 ):
     """One KV head of one sequence (``program_id(0)``) and one split (``program_id(1)``); split 0 here is the residents.
 
-    It is the last one of the workspace, and starts first because it is the longest. With ``STATISTICS``, the last two
-    programs measure the resident tokens, a slot each, and every other one adds up what its blocks add to the bound.
+    It is the last one of the workspace, and starts first because it is the longest. With ``STATISTICS``, every other
+    program adds up what its blocks add to the bound.
     """
     BP: tl.constexpr = 2 * RP
-    if EARLY:
-        gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
     sequence = row // H
@@ -134,15 +132,6 @@ def attend_kernel(
     blocks = tokens // B
     g = tl.arange(0, GP)
     i = tl.arange(0, BP)
-    if STATISTICS and split > splits:
-        slot = split - splits - 1
-        count = tl.where(slot == 0, tl.where(blocks > 0, B * PINNED, 0), tokens % B)
-        start = (row * 2 + slot) * (B * D)
-        keys, mean = resident_sizes(resident_keys, resident_values, start, count, D, BFLOAT)
-        to = statistics + ((row * G + g) * (max_blocks + 2) + max_blocks + slot) * 4
-        tl.store(to + 1, tl.zeros([GP], tl.float32) + keys, mask=g < G)
-        tl.store(to + 2, tl.zeros([GP], tl.float32) + mean, mask=g < G)
-        return
     query, c, largest = load_query(q, row * (G * D), sign, c2, G, GP, D, BFLOAT)
     where = tl.where(split == 0, splits, split - 1)
     if STATISTICS and split > 0:
@@ -150,6 +139,7 @@ def attend_kernel(
     table = page_table + sequence * max_blocks
     first = tl.zeros((), tl.int32)
     last = tl.zeros((), tl.int32)
+    found = tl.zeros([GP * NB], tl.int32)
     m = tl.full([GP], float("-inf"), tl.float32)
     l = tl.zeros([GP], tl.float32)
     o = ()
@@ -164,9 +154,10 @@ def attend_kernel(
             at = (row * G + g) * 2 + slot
             p = tl.zeros([BP, GP], tl.float16)
             ref = tl.full([GP], float("-inf"), tl.float32)
+            total = tl.zeros([GP], tl.float32)
             if count > 0:
                 start = (row * 2 + slot) * (B * D)
-                p, m, l, o = resident_block(
+                p, total, m, l, o = resident_block(
                     resident_keys,
                     resident_values,
                     start,
@@ -190,11 +181,13 @@ def attend_kernel(
             tl.store(resident_reference + at, ref, mask=g < G)
             if STATISTICS:
                 to = statistics + ((row * G + g) * (max_blocks + 2) + max_blocks + slot) * 4
-                tl.store(to, tl.sum(p.to(tl.float32), 0), mask=g < G)
+                tl.store(to, total, mask=g < G)
     else:
         coded = tl.maximum(blocks - PINNED, 0)
-        first = PINNED + ((split - 1) * coded.to(tl.int64) // splits).to(tl.int32)
-        last = PINNED + (split * coded.to(tl.int64) // splits).to(tl.int32)
+        # 32 bits hold the product: there are no more than 2^11 splits, and 2^20 blocks
+        first = PINNED + (((split - 1) * coded).to(tl.uint32) // splits.to(tl.uint32)).to(tl.int32)
+        last = PINNED + ((split * coded).to(tl.uint32) // splits.to(tl.uint32)).to(tl.int32)
+        found = first_pages(table, first, last, GP, NB)
         if SEPARATE:
             m, l, o = two_passes(
                 q, sign, c2, query, c, key_codes, key_step, key_minimum, key_norm, value_codes_, value_step,
@@ -207,7 +200,7 @@ def attend_kernel(
             token, there = token_of(i, B, RP)
             for block in range(first, last):
                 page = tl.load(page_table + sequence * max_blocks + block).to(tl.int64)
-                p, m, l, o, found = coded_block(
+                p, m, l, o, seen = coded_block(
                     key_codes,
                     key_step,
                     key_minimum,
@@ -237,14 +230,15 @@ def attend_kernel(
                 tl.store(weights + at[None, :] * B + token[:, None], p, mask=stored)
                 tl.store(reference + at, m, mask=g < G)
                 if STATISTICS:
-                    store_four(statistics + ((row * G + g) * (max_blocks + 2) + block) * 4, found, g < G)
-    found = first_pages(table, first, last, GP, NB)
+                    store_four(statistics + ((row * G + g) * (max_blocks + 2) + block) * 4, seen, g < G)
+    if EARLY:
+        # not before: programs of the first tier would take the places of those that end early, and be slow there
+        gdc_launch_dependents()
     store_state(part_m, part_l, part_o, row, where, splits + 1, g < G, m, l, o, G, GP, D, VC)
     if STATISTICS and split > 0:
-        store_sum(part_terms, row, where, splits, l, G, GP)
         split_terms(
             part_terms, part_m, statistics, reference, table, found, key_notes, value_notes, value_sizes, row, where,
-            splits, first, last, max_blocks, costs, H, G, GP, B, D, GROUP, NOTES, NB, SQUARES_UP, BFLOAT,
+            splits, first, last, max_blocks, l, costs, H, G, GP, B, D, GROUP, NOTES, NB, SQUARES_UP, BFLOAT,
         )  # fmt: skip
 
 
@@ -274,7 +268,7 @@ def launch(
     halves = coded.in_halves and shape.warps == 1
     stages = shape.stages(-(-blocks // out.splits), coded)
     value_notes = bits(pool.value_notes)
-    attend_kernel[(q.shape[0] * shape.kv_heads, out.splits + 1 + 2 * statistics)](
+    attend_kernel[(q.shape[0] * shape.kv_heads, out.splits + 1)](
         bits(q),
         *signed_constant(scale),
         pool.key_codes.view(torch.int32),

@@ -17,7 +17,7 @@ from certkv.fast.kernels.operands import (
     value_operand,
     widen,
 )
-from certkv.fast.kernels.pass_state import softmax_block
+from certkv.fast.kernels.pass_state import softmax_tile
 
 
 @triton.jit
@@ -72,7 +72,7 @@ def key_scores(
         s = widen(stored, BFLOAT)
         minimum = widen(tl.load(minima + ch + 64 * k, mask=inside, other=0), BFLOAT)
         z = tl.fma(s, 128.0, minimum)
-        offset += query[k] * z[:, None]
+        offset = tl.fma(query[k], tl.broadcast_to(z[:, None], [64, GP]), offset)
         if BFLOAT:
             product = query[k] * s[:, None]
             largest = tl.maximum(largest, tl.max(tl.abs(product), 0))
@@ -81,7 +81,7 @@ def key_scores(
             product, first = scaled_query(query[k], stored, GP, INTERPRET)
             rounded = first.to(tl.float32)
         if STATISTICS:
-            squares += rounded * rounded
+            squares = tl.fma(rounded, rounded, squares)
         products = products + (product,)
     # two short sums: 8 and 8 additions on a path, not 64
     offset = tl.sum(tl.sum(tl.reshape(offset, [8, 8, GP]), 1), 0)
@@ -204,8 +204,8 @@ def coded_block(
 ):
     """Attend to the coded block of one KV head at ``place = page * H + head``.
 
-    Returns P, m', l, o and the block's statistics: per head the sum, sum of squares and largest of P and the square of
-    ``||s q||``.
+    Returns P, m', l, o and the block's statistics: per head the sum and sum of squares of P, P of a token with the
+    largest score, and the square of ``||s q||``.
     """
     R: tl.constexpr = (B + 1) // 2
     BP: tl.constexpr = 2 * RP
@@ -230,13 +230,14 @@ def coded_block(
         INTERPRET,
     )
     live = tl.broadcast_to(there[:, None], [BP, GP])
-    p, total, top, alpha = softmax_block(x, m, c, live, not FULL, BIAS)
+    p, total, top, alpha, largest = softmax_tile(x, m, c, live, not FULL, BIAS)
     squares = tl.zeros([GP], tl.float32)
     peak = tl.zeros([GP], tl.float32)
     if STATISTICS:
         wide = p.to(tl.float32)
         squares = tl.sum(wide * wide, 0)
-        peak = tl.max(wide, 0)
+        # the weight of a token with the largest score; another's may be a rounding of 2^ above it
+        peak = tl.exp2(tl.fma(largest, c, -top)).to(tl.float16).to(tl.float32)
     tiles = channel_tiles(loaded, value_step, value_minimum, place, p, total, GP, D, VC, BP, BITS, BFLOAT, INTERPRET)
     joined = ()
     for v in tl.static_range((D + VC - 1) // VC):

@@ -112,7 +112,7 @@ def exact_terms_kernel(
                 fits = (keys <= OPERAND) & (query <= OPERAND)
                 dots = tl.max(tl.sum(tl.where(fits, products, INFINITY), 1), 0)
                 largest_size = tl.maximum(largest_size, known(inflate(magnitude * dots)))
-                largest = tl.maximum(largest, tl.load(resident_norms + kv * 2 + slot))
+                largest = tl.maximum(largest, tl.load(resident_norms + (kv * 2 + slot) * 4))
         c = tl.load(output + row * D + channel, mask=live, other=0.0)[None, :]
         norm = tl.sum(distance_ub(c, 0.0, D), 0)
         finite = tl.max(tl.where(tl.abs(c) < INFINITY, 0, 1)) == 0

@@ -247,7 +247,10 @@ def first_tier_kernel(
     channel = tl.arange(0, DP)
     inside = channel < D
     blocks = tl.load(lengths + sequence) // B
-    slot_used = tl.load(resident_norms + kv * 2 + slot)
+    of_slot = resident_norms + (kv * 2 + slot) * 4
+    slot_used = tl.load(of_slot)
+    slot_keys = tl.load(of_slot + 1)
+    slot_mean = tl.load(of_slot + 2)
     verdict = tl.load(refused + sequence)
     mu = tl.load(anchor + kv * D + channel, mask=inside, other=0.0)
     # attend, which may still run, neither reads nor writes what a step returns
@@ -269,8 +272,6 @@ def first_tier_kernel(
     to_slot = statistics + (row * (max_blocks + 2) + max_blocks) * 4
     slot_shared = tl.load(resident_reference + row * 2 + slot)
     slot_total = tl.load(to_slot + slot * 4)
-    slot_mean = tl.load(to_slot + slot * 4 + 2)
-    slot_keys = tl.load(to_slot + held % 2 * 4 + 1)
     squared = tl.load(part_terms + row * SPLITS * HELD + SQUARES)
     largest_q = tl.load(part_terms + row * SPLITS * HELD + PEAK)
     last_l = tl.load(part_l + states + SPLITS)
@@ -315,11 +316,10 @@ def first_tier_kernel(
     divided = tl.where(((held == STATE_L) | (held == WORST)) & (found > 0.0), found, 1.0)
     inverses = tl.div_rn(1.0, divided)
     inverse = tl.where((l > 0.0) & (l < INFINITY), element(inverses, STATE_L), INFINITY)
-    roots = tl.where(held == 0, norm, tl.where(held == 1, gamma, tl.where(held == 2, squared, slot_keys)))
+    roots = tl.where(held == 0, norm, tl.where(held == 1, gamma, squared))
     roots = root_of_squares(roots, D)
     roots = known(inflate(tl.where(held == 2, roots * power_of_two(-query_shift(largest_q, BFLOAT)), roots)))
     norm, gamma, norm_q = element(roots, 0), element(roots, 1), element(roots, 2)
-    operand = tl.gather(roots, slot + 4, 0)
     about, of, values, scales = element(found, 0), element(found, 1), element(found, 2), element(found, 3)
     size, worst, largest = element(found, 4), element(found, WORST), element(found, 7)
     farthest, lossy = element(found, 8), element(found, 9)
@@ -330,11 +330,11 @@ def first_tier_kernel(
     mass = not_negative(slot_total * tl.exp2(slot_shared - maximum) * tl.gather(inverse, slot, 0))
     kept = tl.where(there, inflate(mass * share_up + B * share_lost), 0.0)
     used = tl.where(there, not_negative(slot_used), 0.0)
-    operand = tl.where(operand <= OPERAND, operand, INFINITY)
+    operand = tl.where(slot_keys <= OPERAND, slot_keys, INFINITY)
     sizes = inflate(known(scale * (tl.gather(norm_q, slot, 0) * (operand + floor))))
     eps = tl.where(sizes <= LARGEST, inflate(resident_relative * sizes + resident_constant), INFINITY)
     moved = tl.where(there, known(eps * exp_ub(eps) * kept), 0.0)
-    slot_mean = lowered(tl.where(slot_mean < INFINITY, slot_mean, 0.0))  # squares may have overflowed
+    slot_mean = lowered(tl.where(slot_mean < INFINITY, slot_mean, 0.0))  # a sum may have overflowed
     slot_scale = tl.sum(tl.where(there, mass_lb(mass, mass_down, mass_lost) * slot_mean * DOWN, 0.0), 0)
     slot_about = tl.sum(known(moved * (used + tl.gather(norm, slot, 0))), 0)
     slot_of = tl.sum(moved, 0)

@@ -51,21 +51,29 @@ def load_query(q, base, sign, c2, G: tl.constexpr, GP: tl.constexpr, D: tl.const
 
 
 @triton.jit
-def softmax_block(x, m, c, live, MASKED: tl.constexpr, BIAS: tl.constexpr):
-    """One tile of the online softmax: ``m' = max(m, fl(fl(max x c) - BIAS))``, ``P = fp16(2^(x c - m'))``.
-
-    Returns P, the sum of P, m' and ``2^(m - m')``. m' is the number that all later arithmetic uses.
-    """
+def softmax_tile(x, m, c, live, MASKED: tl.constexpr, BIAS: tl.constexpr):
+    """As `softmax_block`; returns the largest x, too, of which P is the largest but for the rounding of 2^."""
     if MASKED:
         x = tl.where(live, x, float("-inf"))
-    top = tl.maximum(m, tl.max(x, 0) * c - BIAS)
+    largest = tl.max(x, 0)
+    top = tl.maximum(m, largest * c - BIAS)
     if MASKED:
         x = tl.where(live, x, 0.0)
     exponent = tl.fma(x, tl.broadcast_to(c[None, :], x.shape), tl.broadcast_to(-top[None, :], x.shape))
     p = tl.exp2(exponent).to(tl.float16)
     if MASKED:
         p = tl.where(live, p, 0.0)
-    return p, tl.sum(p.to(tl.float32), 0), top, tl.exp2(m - top)
+    return p, tl.sum(p.to(tl.float32), 0), top, tl.exp2(m - top), largest
+
+
+@triton.jit
+def softmax_block(x, m, c, live, MASKED: tl.constexpr, BIAS: tl.constexpr):
+    """One tile of the online softmax: ``m' = max(m, fl(fl(max x c) - BIAS))``, ``P = fp16(2^(x c - m'))``.
+
+    Returns P, the sum of P, m' and ``2^(m - m')``. m' is the number that all later arithmetic uses.
+    """
+    p, total, top, alpha, _ = softmax_tile(x, m, c, live, MASKED, BIAS)
+    return p, total, top, alpha
 
 
 @triton.jit
@@ -117,11 +125,9 @@ def exact_block(
 
 @triton.jit
 def store_four(to, x, live):
-    """Write four numbers that follow each other, each a tensor like ``to``, at once."""
-    i = tl.arange(0, 2)
-    four = tl.join(tl.join(x[0], x[2]), tl.join(x[1], x[3]))
-    at = to[:, None, None] + i[None, :, None] * 2 + i[None, None, :]
-    tl.store(at, four, mask=tl.broadcast_to(live[:, None, None], four.shape))
+    """Write four numbers that follow each other, each a tensor like ``to``."""
+    for i in tl.static_range(4):
+        tl.store(to + i, x[i], mask=live)
 
 
 @triton.jit

@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from certkv.fast.kernels.operands import channel_order_rows, operand, pair, widen
+from certkv.fast.kernels.operands import channel_order_rows, operand, pair
 from certkv.fast.kernels.pass_state import softmax_block
 
 TILE: tl.constexpr = tl.constexpr(16)
@@ -35,7 +35,10 @@ def resident_block(
     keys, values, start, count, query, c, m, l, o, G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr,
     VC: tl.constexpr, RP: tl.constexpr, BFLOAT: tl.constexpr, BIAS: tl.constexpr, INTERPRET: tl.constexpr
 ):  # fmt: skip
-    """As `pass_state.exact_block`: attend to the first ``count`` > 0 tokens of originals at element ``start``."""
+    """As `pass_state.exact_block`: attend to the first ``count`` > 0 tokens of originals at element ``start``.
+
+    Returns P's sum as well, behind P.
+    """
     KC: tl.constexpr = (D + 63) // 64
     VN: tl.constexpr = (D + VC - 1) // VC
     BP: tl.constexpr = 2 * RP
@@ -75,26 +78,4 @@ def resident_block(
     for v in tl.static_range(VN):
         acc = channel_order_rows(tl.sum(tl.reshape(sums[v], [VC, GP, 2]), 2), VC, GP)
         joined = joined + (tl.fma(o[v], tl.broadcast_to(alpha[None, :], [VC, GP]), acc),)
-    return p, top, tl.fma(l, alpha, total), joined
-
-
-@triton.jit
-def resident_sizes(keys, values, start, count, D: tl.constexpr, BFLOAT: tl.constexpr):
-    """Return the largest square of a key's norm, and the mean norm of values, of ``count`` tokens."""
-    t = tl.arange(0, TILE)
-    largest = tl.zeros((), tl.float32)
-    total = tl.zeros((), tl.float32)
-    for row in tl.range(0, count, TILE, num_stages=1):
-        key = tl.zeros([TILE, 64], tl.float32)
-        value = tl.zeros([TILE, 64], tl.float32)
-        for k in tl.range(0, D, 64, num_stages=1):
-            ch = k + tl.arange(0, 64)
-            inside = (row + t < count)[:, None] & (ch < D)[None, :]
-            at = start + (row + t)[:, None] * D + ch[None, :]
-            x = widen(tl.load(keys + at, mask=inside, other=0), BFLOAT)
-            key = tl.fma(x, x, key)
-            x = widen(tl.load(values + at, mask=inside, other=0), BFLOAT)
-            value = tl.fma(x, x, value)
-        largest = tl.maximum(largest, tl.max(tl.sum(key, 1), 0))
-        total += tl.sum(tl.sqrt_rn(tl.sum(value, 1)), 0)
-    return largest, tl.div_rn(total, tl.maximum(count, 1).to(tl.float32))
+    return p, total, top, tl.fma(l, alpha, total), joined

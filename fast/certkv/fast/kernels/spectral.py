@@ -117,7 +117,7 @@ def mass_lb(mass, mass_down, mass_lost):
 @triton.jit
 def block_terms(
     total, squares, top, delta, omega, anchored, anchored_operator, residual, residual_operator,
-    BLOCK: tl.constexpr, SQUARES_UP: tl.constexpr,
+    BLOCK: tl.constexpr, SQUARES_UP: tl.constexpr, TOP_UP: tl.constexpr, TOP_LOST: tl.constexpr,
 ):  # fmt: skip
     """Return A, G and U of blocks from one number per block; linear in the weights, so in any unit of theirs.
 
@@ -127,7 +127,7 @@ def block_terms(
     l2 = root_of_squares(squares, BLOCK)
     rest = root_of_squares(tl.maximum(squares - top * top, 0.0), BLOCK)
     delta = tl.minimum(delta, omega)
-    by_sum, by_norm, by_top = delta * total, delta * l2, omega * top
+    by_sum, by_norm, by_top = delta * total, delta * l2, omega * (top * TOP_UP + TOP_LOST)
     first = tl.minimum(tl.minimum(by_sum, omega * l2), delta * top + omega * rest)
     root = anchored_operator * tl.minimum(by_top, by_norm)
     square = tl.minimum(delta * by_sum, omega * tl.minimum(by_top, by_norm))

@@ -4,6 +4,7 @@
 
 `certkv.fast.split_terms` has the twin and the formulas.
 """
+# ruff: noqa: SIM108 (Triton branches on constants)
 
 from __future__ import annotations
 
@@ -12,11 +13,12 @@ import triton.language as tl
 
 from certkv.fast.charges import LARGEST_OPERAND, LARGEST_SIZE
 from certkv.fast.coded import Coded
-from certkv.fast.kernels.outward_fp32 import INFINITY, inflate, known, load16, not_negative, root_of_squares
+from certkv.fast.kernels.operands import widen
+from certkv.fast.kernels.outward_fp32 import INFINITY, inflate, known, not_negative, root_of_squares
 from certkv.fast.kernels.pass_state import power_of_two, query_shift
 from certkv.fast.kernels.shape import Shape
 from certkv.fast.kernels.spectral import block_terms
-from certkv.fast.split_terms import COLUMNS, LOOPS, PRODUCT, SUMS, TERMS, squares_up
+from certkv.fast.split_terms import ANY_LOST, ANY_UP, COLUMNS, LOOPS, PRODUCT, SUMS, TERMS, squares_up
 from certkv.fast.workspace import PART_TERMS
 
 LARGEST = tl.constexpr(LARGEST_SIZE)
@@ -26,6 +28,7 @@ HELD = tl.constexpr(PART_TERMS)
 SUMMED, BOUNDED = tl.constexpr(SUMS), tl.constexpr(TERMS)
 STATE_L, SQUARES, PEAK = (tl.constexpr(COLUMNS.index(name)) for name in ("l", "query_squares", "query_largest"))
 TILES = tl.constexpr(LOOPS)
+TOP_UP, TOP_LOST = tl.constexpr(ANY_UP), tl.constexpr(ANY_LOST)
 
 
 @triton.jit
@@ -36,16 +39,9 @@ def store_query_numbers(part_terms, row, split, splits, query, largest, G: tl.co
     for k in tl.static_range(1, len(query)):
         squares = tl.fma(query[k], query[k], squares)
     squares = tl.sum(squares, 0)
-    at = part_terms + ((row * G + g) * splits + split) * HELD
+    at = part_terms + (row * (G * splits) + split) * HELD + g * (splits * HELD)
     tl.store(at + SQUARES, squares, mask=g < G)
     tl.store(at + PEAK, largest, mask=g < G)
-
-
-@triton.jit
-def store_sum(part_terms, row, split, splits, total, G: tl.constexpr, GP: tl.constexpr):
-    """Write l beside the terms."""
-    g = tl.arange(0, GP)
-    tl.store(part_terms + ((row * G + g) * splits + split) * HELD + STATE_L, total, mask=g < G)
 
 
 @triton.jit
@@ -53,6 +49,24 @@ def first_pages(pages, first, last, GP: tl.constexpr, NB: tl.constexpr):
     """Load where the first of a split's blocks are, as `split_terms` wants it."""
     block = first + tl.arange(0, GP * NB) % NB
     return tl.load(pages + block, mask=block < last, other=0)
+
+
+@triton.jit
+def load_notes(key_notes, value_notes, sizes, place, valid, GROUP: tl.constexpr, NOTES: tl.constexpr):
+    """Load what is known of blocks at ``place = page * H + head``."""
+    of_keys = key_notes + place * 4
+    noted = value_notes + place * NOTES
+    size = sizes + place * 2
+    if GROUP > 0:
+        used = tl.load(noted + 3, mask=valid, other=0)
+    else:
+        used = tl.load(size + 1, mask=valid, other=0.0)
+    return (
+        tl.load(of_keys + 1, mask=valid, other=0), tl.load(of_keys + 2, mask=valid, other=0),
+        tl.load(noted, mask=valid, other=0), tl.load(noted + 2, mask=valid, other=0),
+        tl.load(noted + 4, mask=valid, other=0), tl.load(noted + 5, mask=valid, other=0),
+        tl.load(noted + 6, mask=valid, other=0), tl.load(size, mask=valid, other=0.0), used,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -74,15 +88,30 @@ def sums_and_maxima(a, b, c, d, e, f, g, h, i, a2, b2, c2, d2, e2, f2, g2, h2, i
 @triton.jit
 def split_terms(
     part_terms, part_m, statistics, reference, pages, page, key_notes, value_notes, sizes, row, split, splits, first,
-    last, max_blocks, costs, H: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, B: tl.constexpr, D: tl.constexpr,
-    GROUP: tl.constexpr, NOTES: tl.constexpr, NB: tl.constexpr, SQUARES_UP: tl.constexpr, BFLOAT: tl.constexpr
+    last, max_blocks, state_l, costs, H: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, B: tl.constexpr,
+    D: tl.constexpr, GROUP: tl.constexpr, NOTES: tl.constexpr, NB: tl.constexpr, SQUARES_UP: tl.constexpr,
+    BFLOAT: tl.constexpr
 ):  # fmt: skip
     """Write the terms of the blocks from ``first`` to before ``last``, of which the pass has written all else."""
     scale, floor, query_lost, product_lost, relative_charge, constant_charge, root_block, size_factor = costs
     i = tl.arange(0, GP * NB)
     g, lane = i // NB, i % NB
-    head = row * G + g
-    own = part_terms + (head * splits + split) * HELD
+    # one address per KV head, in 64 bits, and what is behind it in 32
+    own = part_terms + (row * (G * splits) + split) * HELD
+    states = part_m + row * (G * (splits + 1)) + split
+    seen_here = statistics + row * (G * (max_blocks + 2) * 4) + g * ((max_blocks + 2) * 4)
+    shared_here = reference + row * (G * max_blocks) + g * max_blocks
+    head = (row % H).to(tl.int32)
+    # what one thread of the program has stored another one reads
+    tl.debug_barrier()
+    m = tl.load(states + g * (splits + 1), mask=g < G, other=0.0)
+    squared = tl.load(own + g * (splits * HELD) + SQUARES, mask=g < G, other=0.0)
+    largest_q = tl.load(own + g * (splits * HELD) + PEAK, mask=g < G, other=0.0)
+    norm_q, down = query_norm(squared, largest_q, D, BFLOAT)
+    norm_q = tl.where(largest_q <= OPERAND, norm_q, INFINITY) + floor
+    slope = inflate(scale * norm_q)
+    offset = inflate(scale * (norm_q * floor + query_lost * largest_q))
+    down = scale * down
     nothing = tl.zeros([GP * NB], tl.float32)
     about, of, values, scales, total_size = nothing, nothing, nothing, nothing, nothing
     worst, largest, farthest, lossy = nothing, nothing, nothing, nothing
@@ -92,50 +121,32 @@ def split_terms(
         for tile in range(start, tl.minimum(start + NB * TILES, last), NB):
             block = tile + lane
             valid = (g < G) & (block < last)
-            place = page.to(tl.int64) * H + row % H
+            notes = load_notes(key_notes, value_notes, sizes, page * H + head, valid, GROUP, NOTES)
             page = tl.load(pages + block + NB, mask=block + NB < last, other=0)
-            relative = load16(key_notes + place * 4 + 1, valid, True)
-            operator = load16(key_notes + place * 4 + 2, valid, True)
-            noted = value_notes + place * NOTES
-            residual = load16(noted, valid, True)
-            anchored = load16(noted + 2, valid, True)
-            residual_operator = load16(noted + 4, valid, True)
-            anchored_operator = load16(noted + 5, valid, True)
-            mean = load16(noted + 6, valid, True)
-            operand = tl.load(sizes + place * 2, mask=valid, other=0.0)
+            total = tl.load(seen_here + block * 4, mask=valid, other=0.0)
+            squares = tl.load(seen_here + block * 4 + 1, mask=valid, other=0.0)
+            top = tl.load(seen_here + block * 4 + 2, mask=valid, other=0.0)
+            steps = tl.load(seen_here + block * 4 + 3, mask=valid, other=0.0)
+            shared = tl.load(shared_here + block, mask=valid, other=0.0)
+            relative, operator = widen(notes[0], True), widen(notes[1], True)
+            residual, anchored = not_negative(widen(notes[2], True)), not_negative(widen(notes[3], True))
+            residual_operator = not_negative(widen(notes[4], True))
+            anchored_operator = not_negative(widen(notes[5], True))
+            mean = widen(notes[6], True)
+            operand = notes[7]
             if GROUP > 0:
-                used = load16(noted + 3, valid, True)
+                used = inflate(not_negative(widen(notes[8], True)) * size_factor)
             else:
-                used = tl.load(sizes + place * 2 + 1, mask=valid, other=0.0)
-            # what one thread of the program has stored another one reads
-            tl.debug_barrier()
-            seen = statistics + (head * (max_blocks + 2) + block) * 4
-            total = tl.load(seen, mask=valid, other=0.0)
-            squares = tl.load(seen + 1, mask=valid, other=0.0)
-            top = tl.load(seen + 2, mask=valid, other=0.0)
-            steps = tl.load(seen + 3, mask=valid, other=0.0)
-            shared = tl.load(reference + head * max_blocks + block, mask=valid, other=0.0)
-            m = tl.load(part_m + head * (splits + 1) + split, mask=valid, other=0.0)
-            squared = tl.load(own + SQUARES, mask=valid, other=0.0)
-            largest_q = tl.load(own + PEAK, mask=valid, other=0.0)
-
-            norm_q, down = query_norm(squared, largest_q, D, BFLOAT)
-            norm_q = tl.where(largest_q <= OPERAND, norm_q, INFINITY) + floor
-            slope = inflate(scale * norm_q)
-            offset = inflate(scale * (norm_q * floor + query_lost * largest_q))
-            used = not_negative(used)
-            if GROUP > 0:
-                used = inflate(used * size_factor)
-            residual, anchored = not_negative(residual), not_negative(anchored)
+                used = not_negative(notes[8])
             mean = tl.where((mean >= 0.0) & (mean < INFINITY), mean, 0.0)
             size = slope * tl.where(operand <= OPERAND, operand, INFINITY) + offset
             eps = tl.where(size <= LARGEST, relative_charge * size + constant_charge, INFINITY)
-            error = scale * down * (root_of_squares(steps, D) * PRODUCT_UP + product_lost)
+            error = down * (root_of_squares(steps, D) * PRODUCT_UP + product_lost)
             delta = inflate(error * not_negative(relative) + eps)
             omega = inflate(error * not_negative(operator) + root_block * eps)
             one, other, third = block_terms(
-                total, squares, top, delta, omega, anchored, not_negative(anchored_operator), residual,
-                not_negative(residual_operator), B, SQUARES_UP,
+                total, squares, top, delta, omega, anchored, anchored_operator, residual, residual_operator, B,
+                SQUARES_UP, TOP_UP, TOP_LOST,
             )  # fmt: skip
             weight = tl.where(valid, tl.exp2(shared - m), 0.0)
             about1 = tl.fma(weight, one, about1)
@@ -158,15 +169,12 @@ def split_terms(
             tl.reshape(largest, [GP, NB]), tl.reshape(farthest, [GP, NB]), tl.reshape(lossy, [GP, NB]),
         ), 1, sums_and_maxima,
     )  # fmt: skip
-    g = tl.arange(0, GP)[:, None]
-    to = part_terms + ((row * G + g) * splits + split) * HELD
-    for start in tl.static_range(0, BOUNDED, NB):
-        at = start + tl.arange(0, NB)[None, :]
-        held = tl.zeros([GP, NB], tl.float32)
-        for i in tl.static_range(start, min(start + NB, BOUNDED)):
-            if i != STATE_L:
-                held = tl.where(at == i, found[i if i < STATE_L else i - 1][:, None], held)
-        tl.store(to + at, held, mask=(g < G) & (at < BOUNDED) & (at != STATE_L))
+    g = tl.arange(0, GP)
+    to = own + g * (splits * HELD)
+    tl.store(to + STATE_L, state_l, mask=g < G)
+    for i in tl.static_range(BOUNDED):
+        if i != STATE_L:
+            tl.store(to + i, found[i if i < STATE_L else i - 1], mask=g < G)
 
 
 def constants(shape: Shape, coded: Coded) -> dict[str, int | float]:

@@ -216,6 +216,19 @@ def _parted(*, losses: bool = True) -> Goal:
     )
 
 
+def _any_weight(*, two_steps: bool = True) -> Goal:
+    # a: 2^ at the largest score of a block, b: at another one's, not much above it; p, q: both rounded to binary16
+    a, b, p, q = reals("a b p q")
+    step, least, ulps = (z3.Q(1, 2**k) for k in (11, 25, 20))
+    return real(
+        q <= p * (1 + z3.Q(1, 2 ** (9 if two_steps else 11))) + z3.Q(1, 2**23),
+        between(0, b, a * (1 + ulps)),
+        p >= a * (1 - step) - least,
+        q <= b * (1 + step) + least,
+        p >= 0,
+    )
+
+
 def _attained(*, below: bool = True) -> Goal:
     # a block of one token, w = E, at distance R: the term with the heaviest token apart is reached
     a, E, R, constant = reals("a E R constant")
@@ -320,6 +333,12 @@ LEMMAS = (
         "induction: |Σaz| <= Σsy + ΣeY survives a token, a = s + e: a weight in two parts, each by its own bound",
         _parted,
         losses=False,
+    ),
+    _lemma(
+        "any_weight",
+        "q <= p(1 + 2⁻⁹) + 2⁻²³: what weights of binary16 may be above that of the largest score; 1 + 2⁻¹¹ is refuted",
+        _any_weight,
+        two_steps=False,
     ),
     _lemma(
         "attained",
