@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ sys.path.insert(0, str(ROOT))  # benchmarks/ is run from the checkout and instal
 
 from benchmarks import table  # noqa: E402
 from benchmarks.gpu import progressive  # noqa: E402
+from benchmarks.gpu.ahead import PARTS, Setting  # noqa: E402
 from benchmarks.tightness.heads import synthetic  # noqa: E402
 
 from certkv.fast import Budget, plan  # noqa: E402
@@ -70,3 +74,27 @@ def test_a_wrong_step_ends_the_run(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_the_library_has_not_is_told() -> None:
     with pytest.raises(CertkvError, match="int3"):
         progressive.filled(layer(), progressive.System("x", "int8", "int3"))
+
+
+def test_what_does_not_compile_costs_no_other_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails is left out and told; what is late, or lost with its process, comes last."""
+    names = ("int8/int4", "int8/int8", "oscar", "oscar planes")
+    systems = [system for system in progressive.SYSTEMS if system.name in names]
+
+    def begun(settings: Iterable[Setting], parts: Sequence[str] = PARTS) -> dict[Future[float], tuple[Setting, str]]:
+        made: dict[Future[float], tuple[Setting, str]] = {}
+        for of in settings:
+            future: Future[float] = Future()
+            if of.values == "oscar":
+                future.set_exception(RuntimeError("no such register"))
+            elif of.values == "oscar+2+4":
+                future.set_exception(BrokenProcessPool())
+            elif of.values != "int4-g32":
+                future.set_result(3.0)
+            made[future] = of, parts[0]
+        return made
+
+    monkeypatch.setattr(progressive, "begin", begun)
+    ready, complaints = progressive.compiled([300], systems, 0.01)
+    assert [system.name for system in ready] == ["int8/int8", "int8/int4", "oscar planes"]
+    assert set(complaints) == {f"oscar, oscar: {part} does not compile: no such register" for part in PARTS[:2]}
