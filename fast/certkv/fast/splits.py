@@ -11,9 +11,9 @@ from certkv.fast.formats.registry import key_format
 
 TWIN_SPLITS = 4
 PROGRAMS_PER_MULTIPROCESSOR = 8
-"""A program is one warp; this many per multiprocessor hide each other's waits. It has four schedulers, and two warps keep
-one busy: on an H200 a pass with statistics over eight sequences of 131,072 tokens took 539 us with eight, 764 with nine,
-and 699 with ten."""
+"""A program is one warp; this many per multiprocessor hide each other's waits. There are four schedulers, and
+two warps keep one busy: on an H200 attend over eight sequences of 131,072 tokens took 539 us with eight programs, 764
+with nine, and 699 with ten."""
 
 HALVES_PER_MULTIPROCESSOR = 12
 """The same where a pass takes keys in halves: such a program has fewer registers."""
