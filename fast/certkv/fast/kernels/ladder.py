@@ -64,7 +64,7 @@ GIVEN_UP = tl.constexpr(EXACT_HEAD)
 MANY = tl.constexpr(HEADS)
 
 
-@triton.jit
+@triton.jit(noinline=True)
 def meet(arrived, programs):
     """Wait until all programs are here; then each sees what all have written.
 
@@ -93,7 +93,14 @@ def share(kernel: tl.constexpr, part, turn, programs):
         kernel(*part[1], *part[2], *turn, (place % wide, place // wide % high, place // (wide * high)))
 
 
-@triton.jit
+@triton.jit(noinline=True)
+def once(kernel: tl.constexpr, part, turn):
+    """Have one program do a part."""
+    if tl.program_id(0) == 0:
+        kernel(*part[1], *part[2], *turn)
+
+
+@triton.jit(noinline=True)
 def any_head(action, heads, WHAT: tl.constexpr):
     """Whether this happens to any head."""
     found = tl.full((), 0, tl.int32)
@@ -176,8 +183,7 @@ def ladder_kernel(
                 meet(arrived, programs)
                 initial = (done == 0).to(tl.int32)
                 if SCRATCH:
-                    if tl.program_id(0) == 0:
-                        reserve_kernel(*reserved[1], *reserved[2], initial)
+                    once(reserve_kernel, reserved, (initial,))
                     meet(arrived, programs)
                     share(fill_kernel, filled, (), programs)
                     meet(arrived, programs)
