@@ -38,7 +38,8 @@ def executed_lanes(
     biggest = scores[0]
     for i in tl.static_range(1, 8):
         biggest = tl.maximum(biggest, scores[i])
-    top = tl.maximum(m, top_of_rows(biggest) * c - BIAS)
+    largest = top_of_rows(biggest)
+    top = tl.maximum(m, largest * c - BIAS)
     to = words_of(weights) + at * 32 + lane // 4
     live = lane % 4 < G
     wide = ()
@@ -55,11 +56,11 @@ def executed_lanes(
         total = (wide[0] + wide[1]) + (wide[2] + wide[3])
         total += (wide[4] + wide[5]) + (wide[6] + wide[7])
         square = wide[0] * wide[0]
-        big = wide[0]
         for i in tl.static_range(1, 8):
-            square += wide[i] * wide[i]
-            big = tl.maximum(big, wide[i])
-        found = (sum_of_rows(total), sum_of_rows(square), top_of_rows(big), norm)
+            square = tl.fma(wide[i], wide[i], square)
+        # the weight of a token with the largest score; another's may be a rounding of 2^ above it
+        peak = tl.exp2(tl.fma(largest, c, -top)).to(tl.float16).to(tl.float32)
+        found = (sum_of_rows(total), sum_of_rows(square), peak, norm)
         store_four(statistics + at_statistics * 4, found, once)
     return top
 
