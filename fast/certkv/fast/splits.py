@@ -22,7 +22,7 @@ RESIDENT_PROGRAMS = 1
 """What attend runs beside the splits of coded blocks: one program for the resident tokens."""
 
 STATES = 32
-"""States of splits that the first tier takes at once; see `certkv.fast.kernels.first_tier`."""
+"""Splits of which a tile of the first tier has the terms; see `certkv.fast.kernels.first_tier`."""
 
 
 def splits_of(cache: TieredCache) -> int:

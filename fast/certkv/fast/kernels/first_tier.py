@@ -2,8 +2,10 @@
 
     f_s = 2^(m_s - M)      l = sum f_s l_s      o = sum f_s o_s      c = o / l
 
-    sum A + gamma sum G,  sum U,  e^-sum G      with sum A = sum f_s A_s, and so on, A_s of `split_terms`
+    sum A + gamma sum G,  sum U,  e^sum G       with sum A = sum f_s A_s, and so on, A_s of `split_terms`
 
+A program is a chain of waits, and its code is fetched cold: each warp adds up splits of its own, with factors that its
+lanes hold, and a sum crosses the warps once; quotients, and roots, stand side by side in one vector.
 `certkv.fast.first_tier` has the twin, the whole formula and the reasons.
 """
 # ruff: noqa: E741, RUF005 (l is the softmax state's name; Triton adds tuples, it does not unpack them)
