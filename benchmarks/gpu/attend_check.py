@@ -32,13 +32,13 @@ from certkv.fast.formats.base import Encoded
 from certkv.fast.kernels import attend as kernel
 from certkv.fast.kernels.merge import launch as launch_merge
 from certkv.fast.kernels.shape import Shape
-from certkv.fast.pool import Pool, allocate
+from certkv.fast.pool import VALUE_NOTES, Pool, allocate
 from certkv.fast.resident import Resident
 from certkv.fast.workspace import Workspace, plan_workspace
 
 
-def fill(pool: Pool, values: str) -> None:
-    """Random codes, steps and minima of Gaussian size, straight into the pool."""
+def fill(pool: Pool, values: str, head_dim: int) -> None:
+    """Random codes, steps and minima of Gaussian size, and what a pass reads of the notes, straight into the pool."""
     for codes in (pool.key_codes, pool.value_codes):
         codes.copy_(torch.randint(0, 256, codes.shape, dtype=torch.uint8, device=DEVICE))
     for step, minimum, levels in (
@@ -48,6 +48,8 @@ def fill(pool: Pool, values: str) -> None:
         low = -2.0 - torch.rand(minimum.shape, device=DEVICE)
         minimum.copy_(low)
         step.copy_((4.0 + 2.0 * torch.rand(step.shape, device=DEVICE)) / levels)
+    # weights of grouped values are scaled by it; |minimum| + levels step is below 9
+    pool.value_notes[..., VALUE_NOTES.index("decoded_norm_ub")] = 9.0 * head_dim**0.5
 
 
 def decode(pool: Pool, side: str, fmt: Format, block: int) -> torch.Tensor:
@@ -69,7 +71,7 @@ class Case:
         blocks = tokens // block
         pages = batch * blocks
         self.pool = allocate(pages + 1, kv_heads, block, d, t, values, DEVICE)
-        fill(self.pool, values)
+        fill(self.pool, values, d)
         table = torch.randperm(pages, device=DEVICE).to(torch.int32).reshape(batch, blocks)
         lengths = torch.full((batch,), tokens, dtype=torch.int32, device=DEVICE)
         anchor = torch.zeros(batch, kv_heads, d, device=DEVICE)
@@ -173,16 +175,14 @@ def timed(step: Callable[[], object]) -> float:
 SIZED = Shape.sized.__func__  # type: ignore[attr-defined]
 
 
-def tune(warps: int, registers: int) -> None:
-    """Force a number of warps and a limit of registers; 0 for what the library chooses."""
+def tune(warps: int) -> None:
+    """Force a number of warps; 0 for what the library chooses."""
 
     def sized(cls: type[Shape], *sizes: object) -> Shape:
         shape: Shape = SIZED(cls, *sizes)
         return shape._replace(warps=warps) if warps else shape
 
     Shape.sized = classmethod(sized)  # type: ignore[method-assign, assignment]
-    if warps:
-        kernel.REGISTERS = registers or None
 
 
 def main() -> None:
@@ -231,9 +231,9 @@ def main() -> None:
             target = torch.empty_like(source)
             floor = timed(lambda: target.copy_(source))  # noqa: B023
             per_wave = multiprocessors // case.kv_heads
-            best, sweep = (0.0, 0, 0, 0, 0.0), []
-            for warps, registers in ((1, 0), (1, 200), (1, 168), (1, 128), (2, 0), (4, 0)):
-                tune(warps, registers)
+            best, sweep = (0.0, 0, 0, 0.0), []
+            for warps in (1, 2, 4):
+                tune(warps)
                 found = []
                 for splits in sorted({per_wave * n for n in (1, 2, 4, 6, 8, 10, 12, 16)} | {tokens // 64}):
                     if splits > tokens // 64 or splits > 300:
@@ -241,19 +241,19 @@ def main() -> None:
                     out = case.workspace(splits)
                     whole = timed(lambda: case.run(out))  # noqa: B023
                     alone = timed(lambda: kernel.launch(case.q, case.coded, case.resident, case.scale, out))  # noqa: B023
-                    found.append((whole, splits, warps, registers, alone))
-                sweep.append(f"{warps} warps, {registers} registers: " + ", ".join(
-                    f"{f[1]}: {f[0]:.1f} ({f[4]:.1f})" for f in found
+                    found.append((whole, splits, warps, alone))
+                sweep.append(f"{warps} warps: " + ", ".join(
+                    f"{f[1]}: {f[0]:.1f} ({f[3]:.1f})" for f in found
                 ))  # fmt: skip
                 best = min([*found, *([best] if best[1] else [])])
-            tune(0, 0)
+            tune(0)
             say(f"  {values} {tokens}; splits: attend+merge (attend)\n    " + "\n    ".join(sweep))
-            whole, splits, warps, registers, alone = best
-            rows.append((tokens, f"int8/{values}", f"{splits}/{warps}/{registers}", whole, alone, dense, floor, count))
-    say("tokens    format     splits/warps/registers  attend+merge (attend) us  dense us  ratio  copy of bytes us  MB")
+            whole, splits, warps, alone = best
+            rows.append((tokens, f"int8/{values}", f"{splits}/{warps}", whole, alone, dense, floor, count))
+    say("tokens    format     splits/warps  attend+merge (attend) us  dense us  ratio  copy of bytes us  MB")
     for tokens, name, how, whole, alone, dense, floor, count in rows:
         say(
-            f"{tokens:7d}   {name:9s}  {how:22s}   {whole:8.1f} ({alone:.1f})          {dense:7.1f}  "
+            f"{tokens:7d}   {name:9s}  {how:12s}   {whole:8.1f} ({alone:.1f})          {dense:7.1f}  "
             f"{dense / whole:5.2f}  {floor:8.1f}              {count / 1e6:.0f}"
         )
 
