@@ -122,6 +122,29 @@ def test_kernel_and_twin_agree(name: str) -> None:
 
 
 @QUIET
+@pytest.mark.parametrize("size", [2.0**13, 2.0**15])
+def test_kernel_and_twin_agree_on_uncertain_resident_tokens(size: float) -> None:
+    """Their scores' rounding is next to nothing; here it is 0.1 to 2, so that both of its exponentials count.
+
+    Both add up one pass: they differ by single roundings, far less than a hundredth.
+    """
+    s = scene(**SCENES["pinned"])  # type: ignore[arg-type]
+    passes, _, _ = BOTH[0]
+    ws, costs = s.workspace(), rounding(H200, s.cache, s.splits, 0, torch.float32)
+    passes(s.q, s.coded, s.cache.resident, s.scale, ws, costs)
+    s.cache.resident.norms[..., NORMS.index("largest_key")] = size
+    charge = replace(costs.first.resident, relative=2.0**-17)
+    costs = costs._replace(first=replace(costs.first, resident=charge))
+    found = []
+    for _, tier, _ in BOTH:
+        found.append(Totals.empty(*s.q.shape[:2]))
+        opened = Opened.empty(torch.full(s.q.shape[:2], 77, dtype=torch.uint8))
+        tier(s.q, s.coded, s.cache.resident, s.scale, costs, "none", 0.0, ws, found[-1], opened, *rest(s))
+    twin, kernel = found
+    torch.testing.assert_close(kernel.key, twin.key, rtol=0.01, atol=0.0)
+
+
+@QUIET
 @HOW
 def test_never_below_the_second_tier(how: How) -> None:
     """The plan's bound, token by token, from the same pass: the first tier is at least that, and less than 20 times."""
