@@ -33,6 +33,7 @@ def test_figures_are_those_of_a_real_cache_and_plan(policy: Policy, values: str)
     cache = TieredCache(2, 3, 40, 200, torch.bfloat16, values=values, block=16)
     real = Plan(cache, 6, policy, 0.5, torch.bfloat16, splits=splits_on(cache, 132))
     assert column.memory.rows == real.memory().rows
+    assert column.memory.later == real.memory().later
     assert column.memory.dense == real.memory().dense == 2 * 200 * 3 * 40 * 2 * 2
 
 

@@ -284,8 +284,13 @@ def test_memory_of_a_plan_is_counted() -> None:
     case = Case()
     small, large = (plan(case.cache, KV_HEADS * GROUP, p).memory() for p in (Naive(), PaperPolicy()))
     staged = 2 * KV_HEADS * 64 * HEAD_DIM * 2
-    rows = [{row.part: row.nbytes for row in table.rows}["staging of rung 4"] for table in (small, large)]
-    assert rows == [0, staged]
+    assert [[row.nbytes for row in x.rows if row.part == "staging of rung 4"] for x in (small, large)] == [[], [staged]]
+    assert [[(row.part, row.nbytes) for row in x.later] for x in (small, large)] == [
+        [("staging of rung 4", staged)],
+        [],
+    ]
+    assert plan(case.cache, KV_HEADS * GROUP, Naive()).staging().nbytes == staged
+    assert re.search(rf"staging of rung 4, on demand +device +{staged:,} ", str(small))
     made = plan(case.cache, KV_HEADS * GROUP, Naive())
     assert small.device == case.cache.memory().device + made.ws.nbytes + made.parts.nbytes
 

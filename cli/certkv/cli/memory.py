@@ -157,6 +157,10 @@ def table(columns: list[Column], exact: bool) -> list[str]:
     rows += [
         ("**all on the device**", "device", [cell(c.memory.device, c) for c in columns]),
         ("**all on the host**", "host", [cell(c.memory.host, c) for c in columns]),
+        *(
+            (f"{row.part}, on demand", row.where, [cell(c.memory.later[index].nbytes, c) for c in columns])
+            for index, row in enumerate(columns[0].memory.later)
+        ),
         ("16-bit keys and values", "", [cell(c.memory.dense, c) for c in columns]),
         ("codes and metadata of arXiv 2605.20868", "", [cell(c.paper, c) for c in columns]),
         ("per token and KV head: codes, metadata", "", [each(c.memory.rows[0].nbytes, c) for c in columns]),

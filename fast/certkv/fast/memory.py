@@ -69,12 +69,15 @@ class MemoryTable:
         Bytes of 16-bit keys and values of as many tokens.
     peak : int or None
         Most bytes that torch ever had allocated on the device, other tensors included; None on a CPU.
+    later : tuple of Row
+        What is allocated where it is needed, and given back; in no sum.
     """
 
     rows: tuple[Row, ...]
     tokens: int
     dense: int
     peak: int | None
+    later: tuple[Row, ...] = ()
 
     @property
     def device(self) -> int:
@@ -89,13 +92,14 @@ class MemoryTable:
     def __str__(self) -> str:
         """Return a table of parts, bytes, and their share of 16-bit keys and values."""
         totals = (Row("all on the device", "device", self.device), Row("all on the host", "host", self.host))
-        lines = [f"{'part':28} {'where':6} {'bytes':>16} {'of dense':>9}"]
-        for row in (*self.rows, *totals):
-            lines.append(f"{row.part:28} {row.where:6} {row.nbytes:16,} {row.nbytes / self.dense:9.2%}")
-        lines.append(f"{'16-bit keys and values':28} {'':6} {self.dense:16,} {1:9.2%}")
+        lines = [f"{'part':32} {'where':6} {'bytes':>16} {'of dense':>9}"]
+        later = (Row(f"{row.part}, on demand", row.where, row.nbytes) for row in self.later)
+        for row in (*self.rows, *totals, *later):
+            lines.append(f"{row.part:32} {row.where:6} {row.nbytes:16,} {row.nbytes / self.dense:9.2%}")
+        lines.append(f"{'16-bit keys and values':32} {'':6} {self.dense:16,} {1:9.2%}")
         if self.peak is not None:
             lines.append(
-                f"{'peak allocated, all tensors':28} {'device':6} {self.peak:16,} {self.peak / self.dense:9.2%}"
+                f"{'peak allocated, all tensors':32} {'device':6} {self.peak:16,} {self.peak / self.dense:9.2%}"
             )
         return "\n".join(lines)
 

@@ -10,6 +10,8 @@ tier in one launch (`certkv.fast.kernels.ladder`).
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from certkv.fast import dense, ops
@@ -122,17 +124,20 @@ class Plan(Handled):
         return dense.staging(self.cache) if self._staging is None else self._staging
 
     def memory(self) -> MemoryTable:
-        """Return what cache and plan take, to the byte."""
+        """Return what cache and plan take, to the byte; and rung 4's staging buffer, which some plans do not hold."""
         held = self.cache.memory()
-        staged = 0 if self._staging is None else self._staging.nbytes
+        staging = Row(
+            "staging of rung 4", "device", math.prod(dense.staging_shape(self.cache)) * self.cache.dtype.itemsize
+        )
+        planned, later = ((staging,), ()) if self._staging is not None else ((), (staging,))
         checked = () if self.verifier is None else (Row("tables of steps that verify", "device", self.verifier.nbytes),)
         rows = (
             *held.rows,
             Row("weights and states of a step", "device", self.ws.nbytes + self.parts.nbytes),
             *checked,
-            Row("staging of rung 4", "device", staged),
+            *planned,
         )
-        return MemoryTable(rows, held.tokens, held.dense, measured_peak(self.cache.device))
+        return MemoryTable(rows, held.tokens, held.dense, measured_peak(self.cache.device), later)
 
     @torch.no_grad()
     def run(self, q: torch.Tensor, out: Step) -> Step:
