@@ -8,7 +8,7 @@ A program is a chain of waits, and its code is fetched cold: each warp adds up s
 lanes hold, and a sum crosses the warps once; quotients, and roots, stand side by side in one vector.
 `certkv.fast.first_tier` has the twin, the whole formula and the reasons.
 """
-# ruff: noqa: E741, RUF005 (l is the softmax state's name; Triton adds tuples, it does not unpack them)
+# ruff: noqa: E741 (l is the softmax state's name; Triton adds tuples, it does not unpack them)
 # mypy: disable-error-code="assignment, misc"
 
 from __future__ import annotations
@@ -45,6 +45,16 @@ from certkv.fast.kernels.outward_fp32 import (
 from certkv.fast.kernels.pass_state import power_of_two, query_shift
 from certkv.fast.kernels.spectral import mass_lb
 from certkv.fast.kernels.split_terms import HELD, PEAK, SQUARES, STATE_L, SUMMED
+from certkv.fast.kernels.states import (
+    PARTS,
+    WARPS,
+    add_states,
+    by_warps,
+    load_maxima,
+    load_states,
+    per_warp,
+    sum_and_maximum,
+)
 from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.outward_fp32 import above
 from certkv.fast.resident import Resident
@@ -54,12 +64,6 @@ from certkv.fast.splits import STATES
 from certkv.fast.totals import UNITS, Totals, Unit
 from certkv.fast.workspace import Workspace
 
-WARPS = 4
-"""Warps of a program, which is a head."""
-
-AT_ONCE = 44
-"""Splits that a warp reads at once, if it need not read more, of up to 128 channels: as many registers as there are."""
-
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 ACCEPTED = tl.constexpr(ACCEPT)
 OPEN = tl.constexpr(REFINE)
@@ -67,7 +71,6 @@ LARGEST = tl.constexpr(LARGEST_SIZE)
 OPERAND = tl.constexpr(LARGEST_OPERAND)
 OK = tl.constexpr(int(Status.OK))
 NONE = tl.constexpr(NOWHERE)
-PARTS = tl.constexpr(WARPS)
 WORST = tl.constexpr(COLUMNS.index("worst"))
 
 
@@ -75,85 +78,6 @@ WORST = tl.constexpr(COLUMNS.index("worst"))
 def two_sums(a, b, a2, b2):
     """Join two sums."""
     return a + a2, b + b2
-
-
-@triton.jit
-def sum_and_maximum(a, b, a2, b2):
-    """Join a sum and a maximum."""
-    return a + a2, tl.maximum(b, b2)
-
-
-@triton.jit
-def load_maxima(part_m, states, start, SPLITS: tl.constexpr, K: tl.constexpr, KP: tl.constexpr):
-    """Load maxima [KP, warps]: K splits that follow each other are a warp's."""
-    k = tl.arange(0, KP)
-    split = start + tl.arange(0, PARTS)[None, :] * K + k[:, None]
-    return tl.load(part_m + states + split, mask=(k < K)[:, None] & (split < SPLITS), other=float("-inf"))
-
-
-@triton.jit
-def load_states(
-    part_m, part_terms, part_o, row, start, SPLITS: tl.constexpr, SC: tl.constexpr, CHUNKS: tl.constexpr,
-    K: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, ROUND: tl.constexpr
-):  # fmt: skip
-    """Load terms and their maxima, [SC, HELD] and [SC] each, and outputs, [lanes, warps, a lane's channels] each.
-
-    Tiles are apart by constants, which loads have room for. Only tiles with splits that are not there are masked.
-    """
-    INNER: tl.constexpr = min(4, DP // 32)
-    ONCE: tl.constexpr = SPLITS <= ROUND
-    WHOLE: tl.constexpr = SPLITS > ROUND and SPLITS % ROUND == 0
-    held = tl.arange(0, HELD)
-    part = tl.arange(0, SC)
-    of_maxima = part_m + row * (SPLITS + 1) + start + part
-    of_terms = part_terms + (row * SPLITS + start) * HELD + (part[:, None] * HELD + held[None, :])
-    warp = tl.arange(0, PARTS)
-    channel = tl.arange(0, DP // INNER)[:, None] * INNER + tl.arange(0, INNER)[None, :]
-    of_outputs = part_o + (row * (SPLITS + 1) + start) * D + (warp[None, :, None] * (K * D) + channel[:, None, :])
-    maxima = ()
-    terms = ()
-    outputs = ()
-    for chunk in tl.static_range(CHUNKS):
-        if WHOLE or (ONCE and chunk * SC + SC <= SPLITS):
-            maxima = maxima + (tl.load(of_maxima + chunk * SC),)
-            terms = terms + (tl.load(of_terms + chunk * SC * HELD),)
-        else:
-            some = start + chunk * SC + part < SPLITS
-            there = tl.broadcast_to(some[:, None], [SC, HELD])
-            maxima = maxima + (tl.load(of_maxima + chunk * SC, mask=some, other=float("-inf")),)
-            terms = terms + (tl.load(of_terms + chunk * SC * HELD, mask=there, other=0.0),)
-    for k in tl.static_range(K):
-        if D == DP and (WHOLE or (ONCE and ROUND - K + k < SPLITS)):
-            outputs = outputs + (tl.load(of_outputs + k * D),)
-        else:
-            there = (start + warp * K + k < SPLITS)[None, :, None] & (channel < D)[:, None, :]
-            outputs = outputs + (tl.load(of_outputs + k * D, mask=there, other=0.0),)
-    return maxima, terms, outputs
-
-
-@triton.jit
-def add_states(o, sums, tops, own, maxima, terms, outputs, unit):
-    """Add what `load_maxima` and `load_states` have read to tiles of sums, and to maxima."""
-    factors = tl.exp2(own - unit)
-    for k in tl.static_range(len(outputs)):
-        # a lane of the warp has it
-        factor = tl.gather(factors, tl.full([o.shape[0], PARTS], k, tl.int32), 0)[:, :, None]
-        o = tl.fma(tl.broadcast_to(factor, o.shape), outputs[k], o)
-    for chunk in tl.static_range(len(maxima)):
-        factor = tl.exp2(maxima[chunk] - unit)[:, None]
-        sums = tl.fma(tl.broadcast_to(factor, sums.shape), terms[chunk], sums)
-        tops = tl.maximum(tops, terms[chunk])
-    return o, sums, tops
-
-
-@triton.jit
-def by_warps(x):
-    """Take what four warps hold, [N, 4], apart: a tensor [N] of each, after one exchange."""
-    N: tl.constexpr = x.shape[0]
-    even, odd = tl.split(tl.reshape(x, [N, 2, 2]))
-    a, c = tl.split(even)
-    b, d = tl.split(odd)
-    return a, b, c, d
 
 
 @triton.jit
@@ -384,14 +308,6 @@ def first_tier_kernel(
     put(result_value + row, value_part)
     put(result_arithmetic + row, arithmetic)
     put(result_tolerance + row, limit)
-
-
-def per_warp(splits: int, head_dim: int) -> int:
-    """Return how many splits a warp reads at once."""
-    most = AT_ONCE if head_dim <= 128 else AT_ONCE // 2
-    whole = triton.cdiv(splits, WARPS)
-    # rounds of a power of two mask nothing where splits are whole rounds
-    return int(whole if whole <= most else 1 << (most.bit_length() - 1))
 
 
 def work(
