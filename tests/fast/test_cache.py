@@ -123,6 +123,12 @@ def test_all_reasons_are_given_at_once() -> None:
         cache.append(k, v, lengths=5)  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="residual is 256; blocks are encoded one by one here, so give block=256"):
         TieredCache(1, 1, 8, 512, torch.float16, keys="oscar", values="oscar", residual=256)
+    for residual, message in ((0, "residual is 0; give at least 1"), ("x", "residual is 'x'; give a whole number")):
+        with pytest.raises(SettingError) as setting:
+            TieredCache(1, 1, 8, 512, torch.float16, residual=residual)  # type: ignore[arg-type]
+        assert str(setting.value) == message
+    with pytest.raises(SettingError, match=r"unknown key format \['oscar'\]"):
+        TieredCache(1, 1, 8, 512, torch.float16, keys=["oscar"])  # type: ignore[arg-type]
     assert TieredCache(1, 1, 8, 512, torch.float16, keys="oscar", values="oscar", block=128, residual=128).block == 128
     assert cache.tokens == (0, 0)
 

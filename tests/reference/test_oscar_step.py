@@ -217,8 +217,10 @@ def test_formats_are_found_by_name() -> None:
         assert key_format(name) is keys
     for name, values in OSCAR_VALUE_FORMATS.items():
         assert value_format(name) is values
-    with pytest.raises(SettingError, match="unknown key format"):
+    with pytest.raises(SettingError, match="unknown key format 'oscar-3'"):
         key_format("oscar-3")
+    with pytest.raises(SettingError, match=r"unknown key format \['oscar'\]"):
+        key_format(["oscar"])  # type: ignore[arg-type]
 
 
 def test_no_nan_is_scaled_away() -> None:

@@ -122,8 +122,9 @@ class TieredCache(OneTokenAppends):
             reasons.add(SettingError(f"originals is {originals!r}; give one of {', '.join(PLACES)}"))
         if planes not in PLACES:
             reasons.add(SettingError(f"planes is {planes!r}; give one of {', '.join(PLACES)}"))
-        if residual is not None and residual != block:
-            wanted_block = f"residual is {residual!r}; blocks are encoded one by one here, so give block={residual!r}"
+        window = None if residual is None else reasons.catch(size, "residual", residual)
+        if window is not None and window != sizes["block"]:
+            wanted_block = f"residual is {window}; blocks are encoded one by one here, so give block={window}"
             reasons.add(SettingError(f"{wanted_block}, or leave residual out"))
         where = reasons.catch(known_device, device)
         least = 1 if of_keys is None else of_keys.least_block

@@ -51,6 +51,6 @@ def value_format(name: str) -> Format:
 
 
 def _named(side: str, name: str, known: dict[str, T]) -> T:
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise SettingError(f"unknown {side} format {name!r}; choose one of {', '.join(known)}")
     return known[name]

@@ -73,6 +73,6 @@ def unregister(name: str) -> None:
 
 
 def _find(name: str, what: str, formats: Mapping[str, Format]) -> Format:
-    if name not in formats:
+    if not isinstance(name, str) or name not in formats:
         raise SettingError(f"unknown {what} format {name!r}; choose one of {', '.join(formats)}")
     return formats[name]
