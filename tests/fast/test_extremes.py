@@ -116,6 +116,46 @@ def test_products_with_steps_that_overflow_need_rung_four(
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: type(policy).__name__)
+@pytest.mark.parametrize("keys", ["kivi", "oscar-rotation"])
+def test_steps_of_few_bits_that_overflow_need_rung_four(keys: str, policy: Policy, way: str) -> None:
+    """Whatever the query; with a small scale scores are small. Other policies compute such heads from originals."""
+    cache, q, k, v = of_few_bits(keys, 20000.0)
+    passes, model = WAYS[way]
+    made = Plan(cache, HEADS, policy, 1e-6, torch.float32, splits=2, implementation=(passes(), model))
+    step = made.run(q, out=made.step())
+    status = step.certificate.status[0, 0]
+    assert status == (Status.NEEDS_DENSE if way == "kernels" and isinstance(policy, Naive) else Status.OK)
+    step.resolve()
+    step.check()
+    exact = float64.attention(q[0], k[0, :, 0], v[0, :, 0], 1e-6)
+    error = (step.output[0].double() - exact.output).norm(dim=-1)
+    assert (error <= step.certificate.bound[0].double() + exact.error_ub).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("keys", ["kivi", "oscar-rotation"])
+def test_a_step_of_few_bits_that_is_no_number_is_damage(keys: str, way: str) -> None:
+    cache, q, _, _ = of_few_bits(keys, 1.0)
+    passes, model = WAYS[way]
+    made = Plan(cache, HEADS, Naive(), 1e-6, torch.float32, splits=2, implementation=(passes(), model))
+    cache.pool.key_step[1].view(torch.int16).fill_(0x7E00)
+    step = made.run(q, out=made.step())
+    assert step.certificate.status[0].tolist() == [Status.CHECKSUM] * HEADS
+
+
+def of_few_bits(keys: str, size: float) -> tuple[TieredCache, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return a cache whose keys are at most so large, queries below 1, and what was appended."""
+    draw = torch.Generator().manual_seed(4)
+    k, v = torch.rand(2, 1, 69, 1, 32, generator=draw) * 2.0 - 1.0
+    q = (torch.rand(1, HEADS, 32, generator=draw) * 2.0 - 1.0).half()
+    k, v = (k * size).half(), v.half()
+    cache = TieredCache(1, 1, 32, 128, torch.float16, keys=keys, values="int4", block=32)
+    cache.append(k, v)
+    return cache, q, k, v
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_an_infinite_output_is_none(way: str) -> None:
     """Values of one sign overflow to infinity, not to NaN; torch's own output is as it is, and its bound infinite."""
     scene = Scene(torch.bfloat16, 1.0, 1.0, 1.0, Budget(0.05), way)

@@ -14,6 +14,11 @@ LARGEST_OPERAND = 2.0**60
 LARGEST_QUERY = 127.0
 """Binary16 queries above this may overflow in products with steps, which are at most 514: 127 * 514 < 65504."""
 
+LARGEST_STEP = 1023.0
+"""Binary16 steps of keys of few bits above this may overflow in products with a query, whose largest number is brought
+to [32, 64): 64 * 1023 < 65504. Then a block's size (`ScoreCharge`) is at least ``1.5 * 1023 |scale| ||q||``: of three
+steps or more between a channel's smallest and largest number, one of the two is at least half away from zero."""
+
 LEAST_STEP = 2.0**-12
 """Steps of keys with groups of tokens count as so much more, before a token's norm multiplies them: what scores lose
 absolutely in these units is relative to that."""

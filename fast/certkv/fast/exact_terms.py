@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 
 from certkv.fast.certify import distance_ub, not_negative
-from certkv.fast.charges import LARGEST_OPERAND, LARGEST_QUERY, LARGEST_SIZE, Charges, ScoreCharge
+from certkv.fast.charges import LARGEST_OPERAND, LARGEST_QUERY, LARGEST_SIZE, LARGEST_STEP, Charges, ScoreCharge
 from certkv.fast.coded import Coded, grouped
 from certkv.fast.outward_fp32 import FACTOR, above, exp_minus_lb, expm1_ub, inflate, known
 from certkv.fast.resident import Resident
@@ -68,7 +68,7 @@ def exact_terms_twin(
     dense : uint8 [batch]
         Set to 1 for a sequence with such a head whose output is not finite, and whose scores or values are so large
         that sums may have overflowed; without ``missing``, where outputs are those of a pass over codes, also where
-        a query is so large that products with steps may have.
+        a query, or steps of keys of few bits, are so large that their products may have.
     """
     kv_heads, block = coded.anchor.shape[1], coded.block
     wanted = grouped(flags, kv_heads) != 0
@@ -98,7 +98,11 @@ def exact_terms_twin(
     c = grouped(output, kv_heads)
     beyond = (largest_size > LARGEST_SIZE) | (largest > LARGEST_OPERAND)
     if missing is None and q.dtype == torch.float16:
-        beyond = beyond | (query.amax(-1)[..., 0, 0] > LARGEST_QUERY)
+        numbers = query[..., 0, 0, :]
+        beyond = beyond | (numbers.amax(-1) > LARGEST_QUERY)
+        if coded.key_bits < 8:
+            norm_q = numbers.square().sum(-1).sqrt()
+            beyond = beyond | (largest_size > LARGEST_STEP * above(abs(scale)) * norm_q)
     beyond = beyond & ~torch.isfinite(c).all(-1) & wanted
     dense.copy_(torch.where(beyond.flatten(1).any(-1), 1, dense))
     norm = distance_ub(c, torch.zeros_like(c))

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from certkv.fast.charges import LARGEST_OPERAND, LARGEST_QUERY, LARGEST_SIZE, Charges, ScoreCharge
+from certkv.fast.charges import LARGEST_OPERAND, LARGEST_QUERY, LARGEST_SIZE, LARGEST_STEP, Charges, ScoreCharge
 from certkv.fast.coded import Coded
 from certkv.fast.kernels.certify import distance_ub
 from certkv.fast.kernels.choose import over
@@ -33,6 +33,7 @@ BLOCKS = 256
 LARGEST = tl.constexpr(LARGEST_SIZE)
 OPERAND = tl.constexpr(LARGEST_OPERAND)
 QUERY = tl.constexpr(LARGEST_QUERY)
+STEP = tl.constexpr(LARGEST_STEP)
 
 
 @triton.jit
@@ -70,6 +71,7 @@ def exact_terms_kernel(
     N: tl.constexpr,
     BFLOAT: tl.constexpr,
     ORIGINALS: tl.constexpr,
+    FEW_BITS: tl.constexpr,
     FLAG: tl.constexpr,
     program=None,
 ):
@@ -119,6 +121,9 @@ def exact_terms_kernel(
         beyond = (largest_size > LARGEST) | (largest > OPERAND)
         if not ORIGINALS and not BFLOAT:
             beyond = beyond | (tl.max(query) > QUERY)
+            if FEW_BITS:
+                norm_q = tl.sqrt_rn(tl.sum(query * query))
+                beyond = beyond | (largest_size > STEP * magnitude * norm_q)
         if not finite and beyond:
             tl.store(dense + sequence, 1)
         eps = tl.where(largest_size <= LARGEST, inflate(relative * largest_size + constant), INFINITY)
@@ -186,6 +191,7 @@ def work(
             "N": BLOCKS,
             "BFLOAT": q.dtype == torch.bfloat16,
             "ORIGINALS": missing is not None,
+            "FEW_BITS": coded.key_bits < 8,
             "FLAG": flag,
         },
         {},
