@@ -103,16 +103,7 @@ def test_products_with_steps_that_overflow_need_rung_four(
     k, v = (k * size_of_k).half(), v.half()
     cache.append(k, v)
     q = ((torch.rand(1, HEADS, HEAD_DIM, generator=draw) * 2.0 - 1.0) * size_of_q).half()
-    passes, model = WAYS[way]
-    made = Plan(cache, HEADS, policy, 1e-10, torch.float32, splits=2, implementation=(passes(), model))
-    step = made.run(q, out=made.step())
-    status = step.certificate.status[0, 0]
-    assert status == (Status.NEEDS_DENSE if way == "kernels" and isinstance(policy, Naive) else Status.OK)
-    step.resolve()
-    step.check()
-    exact = float64.attention(q[0], k[0, :, 0], v[0, :, 0], 1e-10)
-    error = (step.output[0].double() - exact.output).norm(dim=-1)
-    assert (error <= step.certificate.bound[0].double() + exact.error_ub).all()
+    overflows_in_naive_kernels(cache, q, k, v, 1e-10, policy, way)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -121,16 +112,7 @@ def test_products_with_steps_that_overflow_need_rung_four(
 def test_steps_of_few_bits_that_overflow_need_rung_four(keys: str, policy: Policy, way: str) -> None:
     """Whatever the query; with a small scale scores are small. Other policies compute such heads from originals."""
     cache, q, k, v = of_few_bits(keys, 20000.0)
-    passes, model = WAYS[way]
-    made = Plan(cache, HEADS, policy, 1e-6, torch.float32, splits=2, implementation=(passes(), model))
-    step = made.run(q, out=made.step())
-    status = step.certificate.status[0, 0]
-    assert status == (Status.NEEDS_DENSE if way == "kernels" and isinstance(policy, Naive) else Status.OK)
-    step.resolve()
-    step.check()
-    exact = float64.attention(q[0], k[0, :, 0], v[0, :, 0], 1e-6)
-    error = (step.output[0].double() - exact.output).norm(dim=-1)
-    assert (error <= step.certificate.bound[0].double() + exact.error_ub).all()
+    overflows_in_naive_kernels(cache, q, k, v, 1e-6, policy, way)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -142,6 +124,22 @@ def test_a_step_of_few_bits_that_is_no_number_is_damage(keys: str, way: str) -> 
     cache.pool.key_step[1].view(torch.int16).fill_(0x7E00)
     step = made.run(q, out=made.step())
     assert step.certificate.status[0].tolist() == [Status.CHECKSUM] * HEADS
+
+
+def overflows_in_naive_kernels(
+    cache: TieredCache, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, policy: Policy, way: str
+) -> None:
+    """Kernels under `Naive` ask for the dense result, all else has an output; in the end all are within bounds."""
+    passes, model = WAYS[way]
+    made = Plan(cache, HEADS, policy, scale, torch.float32, splits=2, implementation=(passes(), model))
+    step = made.run(q, out=made.step())
+    status = step.certificate.status[0, 0]
+    assert status == (Status.NEEDS_DENSE if way == "kernels" and isinstance(policy, Naive) else Status.OK)
+    step.resolve()
+    step.check()
+    exact = float64.attention(q[0], k[0, :, 0], v[0, :, 0], scale)
+    error = (step.output[0].double() - exact.output).norm(dim=-1)
+    assert (error <= step.certificate.bound[0].double() + exact.error_ub).all()
 
 
 def of_few_bits(keys: str, size: float) -> tuple[TieredCache, torch.Tensor, torch.Tensor, torch.Tensor]:
