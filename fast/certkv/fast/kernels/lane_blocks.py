@@ -76,26 +76,26 @@ def lane_query(first, second, scratch, stride, G: tl.constexpr):
 
 
 @triton.jit
-def key_words(codes, place):
-    """Codes of a lane: of rows 2 r and 2 r + 1, eight words each."""
-    lane = tl.arange(0, 32)
-    at = codes + place * 512 + (lane // 4) * 64 + (lane % 4) * 4
+def load_sixteen(at, NEXT: tl.constexpr):
+    """Four times four words: at each lane's address and ``NEXT`` words on, and 32 on from both."""
     words = ()
     for i in tl.static_range(4):
-        x = load_four(at + 32 * (i // 2) + 16 * (i % 2))
+        x = load_four(at + (32 * (i // 2) + NEXT * (i % 2)))
         words = words + (x[0], x[1], x[2], x[3])
     return words
 
 
 @triton.jit
+def key_words(codes, place):
+    """Codes of a lane: of rows 2 r and 2 r + 1, eight words each."""
+    lane = tl.arange(0, 32)
+    return load_sixteen(codes + place * 512 + (lane // 4) * 64 + (lane % 4) * 4, 16)
+
+
+@triton.jit
 def lane_metadata(x, place, KGROUP: tl.constexpr):
     """Load steps or minima of a group of tokens, of a lane's channels: 16 words."""
-    at = words_of(x) + place * 128 + KGROUP * 64 + (tl.arange(0, 32) % 4) * 8
-    words = ()
-    for i in tl.static_range(4):
-        y = load_four(at + 32 * (i // 2) + 4 * (i % 2))
-        words = words + (y[0], y[1], y[2], y[3])
-    return words
+    return load_sixteen(words_of(x) + place * 128 + KGROUP * 64 + (tl.arange(0, 32) % 4) * 8, 4)
 
 
 @triton.jit
