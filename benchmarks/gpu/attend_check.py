@@ -26,7 +26,7 @@ from benchmarks.gpu.graphs import DEVICE, captured, say
 from benchmarks.gpu.graphs import timed as replayed
 
 from certkv.fast.arithmetic import H200, INTERPRETED, Sums, charges, query_loss
-from certkv.fast.coded import Coded
+from certkv.fast.coded import Coded, by_head
 from certkv.fast.formats import KEY_FORMATS, VALUE_FORMATS, Format
 from certkv.fast.formats.base import Encoded
 from certkv.fast.kernels import attend as kernel
@@ -85,9 +85,8 @@ class Case:
 
     def workspace(self, splits: int) -> Workspace:
         """Plan for this case."""
-        return plan_workspace(
-            self.batch, self.heads, self.d, self.block, self.coded.page_table.shape[1], splits, DEVICE
-        )
+        blocks = self.coded.page_table.shape[1]
+        return plan_workspace(self.batch, self.heads, self.kv_heads, self.d, self.block, blocks, splits, DEVICE)
 
     def run(self, out: Workspace) -> None:
         """One pass."""
@@ -154,10 +153,11 @@ def check(case: Case, out: Workspace, name: str) -> None:
         off = (out.lse[sequence, rows].double() - lse).abs()
         far = eps + 2.0 * allowed.of_output + 2.0**-20 * (1.0 + lse.abs())
         worst[1] = max(worst[1], float((off / far).max().nan_to_num(torch.inf)))
-        factor = torch.exp2(out.reference[sequence, rows].double() - out.m[sequence, rows, None].double())
-        executed = out.weights[sequence, rows].double() * (factor / out.l[sequence, rows, None].double())[..., None]
+        reference, weights = (by_head(x)[sequence, head] for x in (out.reference, out.weights))
+        factor = torch.exp2(reference.double() - out.m[sequence, rows, None].double())
+        executed = weights.double() * (factor / out.l[sequence, rows, None].double())[..., None]
         known = shares[:, : executed[0].numel()].reshape(executed.shape)
-        normal = out.weights[sequence, rows] > 2.0**-14
+        normal = weights > 2.0**-14
         logs = torch.log(executed / known).abs() / (2.0 * eps + allowed.of_output)[:, None, None]
         worst[2] = max(worst[2], float(logs[normal].max().nan_to_num(torch.inf)))
     good = max(worst) <= 1.0

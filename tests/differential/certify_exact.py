@@ -66,15 +66,15 @@ class Block:
 
     def __init__(self, coded: Coded, seen: Pass, charges: Charges, where: tuple[int, int, int]) -> None:
         sequence, head, block = where
-        kv = head // (seen.m.shape[1] // coded.anchor.shape[1])
+        kv, g = divmod(head, seen.m.shape[1] // coded.anchor.shape[1])
         page = int(coded.page_table[sequence, block])
         pool, c = coded.pool, wide(seen.output[sequence, head])
         self.notes = wide(pool.value_notes[page, kv])
         ratio = log_codes.RATIOS.astype(Wide)
         self.eta = ratio[pool.residual_codes[page, kv].numpy()] * self.notes[0]
         self.n = ratio[pool.anchored_codes[page, kv].numpy()] * self.notes[2]
-        shift = wide(seen.reference[sequence, head, block]) - wide(seen.m[sequence, head])
-        computed = wide(seen.weights[sequence, head, block]) * np.exp2(shift) / wide(seen.l[sequence, head])
+        shift = wide(seen.reference[sequence, kv, block, g]) - wide(seen.m[sequence, head])
+        computed = wide(seen.weights[sequence, kv, block, g]) * np.exp2(shift) / wide(seen.l[sequence, head])
         self.a = computed * Wide(charges.share_up) + Wide(charges.share_lost)
         self.mass = computed.sum()
         self.mass_lb = max(self.mass * Wide(charges.mass_down) - Wide(charges.mass_lost), Wide(0))

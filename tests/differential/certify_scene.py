@@ -231,8 +231,9 @@ def run_pass(scene: Scene, promoted: np.ndarray | None = None) -> Executed:
     batch, heads, head_dim = scene.q.shape
     max_blocks, block = scene.coded.page_table.shape[1], scene.coded.block
     per, first = heads // scene.kv_heads, scene.coded.first
-    weights = torch.full((batch, heads, max_blocks, block), torch.nan, dtype=torch.float16)
-    reference = torch.full((batch, heads, max_blocks), torch.nan)
+    of_blocks = (batch, scene.kv_heads, max_blocks, per)
+    weights = torch.full((*of_blocks, block), torch.nan, dtype=torch.float16)
+    reference = torch.full(of_blocks, torch.nan)
     resident_weights = torch.full((batch, heads, 2, block), torch.nan, dtype=torch.float16)
     resident_reference = torch.full((batch, heads, 2), torch.nan)
     m, l = torch.zeros(2, batch, heads).unbind(0)  # noqa: E741
@@ -270,7 +271,8 @@ def run_pass(scene: Scene, promoted: np.ndarray | None = None) -> Executed:
                     total += p.astype(np.float64).sum() * factor
                     weighted += p.astype(np.float64) @ v * factor
                     if b >= first:
-                        weights[s, head, b], reference[s, head, b] = torch.from_numpy(p), float(ref)
+                        at = s, head // per, b, g
+                        weights[at], reference[at] = torch.from_numpy(p), float(ref)
                     else:
                         slot = 1 if b < 0 else 0
                         resident_weights[s, head, slot, : len(p)] = torch.from_numpy(p)

@@ -209,8 +209,8 @@ def damaged(scene: Scene, done: Executed, what: str, number: float) -> tuple[Sce
     s, h, b, per = 0, 0, 1, scene.q.shape[1] // scene.kv_heads
     page = int(scene.coded.page_table[s, b])
     at: dict[str, Any] = {
-        "weights": (s, h * per, b, 3),
-        "reference": (s, h * per, b),
+        "weights": (s, h, b, 0, 3),
+        "reference": (s, h, b, 0),
         "m": (s, h * per),
         "l": (s, h * per),
         "output": (s, h * per, 1),

@@ -193,20 +193,20 @@ def correction_is_right(keys: str, values: str, seed: int, tolerance: float) -> 
     for head in range(KV_HEADS * GROUP):
         if int(step.certificate.rung[0, head]) == 3 or not ws.levels[0, head].any():
             continue
-        kv = head // GROUP
+        kv, g = divmod(head, GROUP)
         total, out = torch.zeros((), dtype=torch.float64), torch.zeros(HEAD_DIM, dtype=torch.float64)
         for block in range(1, cache.blocks(0)):
-            byte, weights = ws.levels[0, head, block], ws.weights[0, head, block].double()
+            byte, weights = ws.levels[0, head, block], ws.weights[0, kv, block, g].double()
             at = [int(levels.used(byte, side, len(cache.planes.sides[side]))) for side in (0, 1)]
             k, v = (used_values(plan, side, kv, block)[at[side]] for side in (0, 1))
             if at[0]:
                 bits = (k @ q[0, head].double()) * plan.scale * 1.4426950408889634 - ws.reference[
-                    0, head, block
+                    0, kv, block, g
                 ].double()
                 assert (torch.abs(weights / torch.exp2(bits) - 1.0) < 2.0**-11 + 2.0**-15).all()
                 raised += 1
             raised += at[1] > 0
-            w = weights * torch.exp2(ws.reference[0, head, block].double() - ws.m[0, head].double())
+            w = weights * torch.exp2(ws.reference[0, kv, block, g].double() - ws.m[0, head].double())
             total, out = total + w.sum(), out + w @ v
         for slot in (0, 1):
             w = ws.resident_weights[0, head, slot].double()

@@ -47,7 +47,7 @@ def launches() -> None:
         lengths = torch.zeros(1, dtype=torch.int32)
         coded = Coded(pool, table, lengths, torch.zeros(1, kv_heads, head_dim), values, 1, keys)
         resident = Resident.empty(1, kv_heads, block, head_dim, dtype, torch.device("cpu"))
-        out = plan_workspace(1, group * kv_heads, head_dim, block, blocks, 132)
+        out = plan_workspace(1, group * kv_heads, kv_heads, head_dim, block, blocks, 132)
         q = torch.zeros(1, group * kv_heads, head_dim, dtype=dtype)
         attend(q, coded, resident, 0.1, out)
         cpu = torch.device("cpu")

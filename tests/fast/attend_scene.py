@@ -18,6 +18,8 @@ from certkv.fast.pool import KEYS
 from certkv.fast.resident import FIRST, TAIL
 from certkv.fast.workspace import Workspace, plan_workspace
 
+from .heads import of_heads
+
 
 class Scene(NamedTuple):
     """A filled cache, queries, and how to attend."""
@@ -31,8 +33,8 @@ class Scene(NamedTuple):
     def workspace(self) -> Workspace:
         """Plan, with every weight poisoned."""
         cache = self.cache
-        sizes = (cache.batch, self.q.shape[1], cache.head_dim, cache.block, cache.max_blocks, self.splits)
-        out = plan_workspace(*sizes, cache.device)
+        heads, blocks = (self.q.shape[1], cache.kv_heads), (cache.block, cache.max_blocks)
+        out = plan_workspace(cache.batch, *heads, cache.head_dim, *blocks, self.splits, cache.device)
         out.weights.fill_(torch.nan)
         out.resident_weights.fill_(torch.nan)
         return out
@@ -207,13 +209,14 @@ def all_weights(s: Scene, out: Workspace) -> dict[tuple[int, int], tuple[torch.T
     """Executed weights and their references of all tokens, in the order of `decoded`, float64 [N] each."""
     block, first = s.cache.block, s.coded.first
     found = {}
+    of_blocks = of_heads(out.weights), of_heads(out.reference)
     for sequence, tokens in enumerate(s.cache.tokens):
         held = block * first * (tokens >= block), tokens % block
         blocks = slice(first, tokens // block)
         for head in range(s.q.shape[1]):
             at = sequence, head
-            weights = [out.weights[at][blocks].reshape(-1)]
-            references = [out.reference[at][blocks].repeat_interleave(block)]
+            weights = [of_blocks[0][at][blocks].reshape(-1)]
+            references = [of_blocks[1][at][blocks].repeat_interleave(block)]
             for slot, n in zip((FIRST, TAIL), held, strict=True):
                 weights.append(out.resident_weights[at][slot, :n])
                 references.append(out.resident_reference[at][slot].expand(n))

@@ -33,7 +33,7 @@ def launches() -> None:
         kv_heads, heads = 1, group
         cache = TieredCache(1, kv_heads, head_dim, blocks * block, dtype, values=values, block=block, device="cpu")
         coded = Coded(cache.pool, cache.pages.table, cache.lengths, cache.anchor, values, 1)
-        ws = plan_workspace(1, heads, head_dim, block, blocks, splits)
+        ws = plan_workspace(1, heads, kv_heads, head_dim, block, blocks, splits)
         q = torch.zeros(1, heads, head_dim, dtype=dtype)
         costs = rounding(H200, cache, splits, 0, dtype)
         attend(q, coded, cache.resident, 0.1, ws, costs)

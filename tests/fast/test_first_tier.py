@@ -26,6 +26,7 @@ from certkv.fast.totals import Totals, Unit
 from certkv.fast.workspace import Workspace
 
 from .attend_scene import Scene, scene
+from .heads import of_heads
 
 BOTH = [
     (attend.attend_twin, first_tier.first_tier, TWIN),
@@ -316,7 +317,7 @@ def test_statistics_are_those_of_executed_weights(how: How, name: str) -> None:
     ws, _, _ = run(s, how)
     for b, tokens in enumerate(s.cache.tokens):
         blocks = slice(s.coded.first, max(tokens // s.cache.block, s.coded.first))
-        p, seen = ws.weights[b, :, blocks].double(), ws.statistics[b, :, blocks].double()
+        p, seen = (of_heads(x)[b, :, blocks].double() for x in (ws.weights, ws.statistics))
         # sums of at most 64 numbers in binary32
         assert torch.allclose(seen[..., 0], p.sum(-1), rtol=2.0**-17, atol=0.0)
         assert torch.allclose(seen[..., 1], p.square().sum(-1), rtol=2.0**-17, atol=0.0)
@@ -324,7 +325,7 @@ def test_statistics_are_those_of_executed_weights(how: How, name: str) -> None:
         assert (p == seen[..., 2, None]).any(-1).all()
         assert (p.amax(-1) <= seen[..., 2] * ANY_UP + ANY_LOST).all()
         slots = ws.resident_weights[b].double().sum(-1)
-        assert torch.allclose(ws.statistics[b, :, -2:, 0].double(), slots, rtol=2.0**-17, atol=0.0)
+        assert torch.allclose(ws.resident_sums[b].double(), slots, rtol=2.0**-17, atol=0.0)
 
 
 def test_a_weight_may_be_above_that_of_the_largest_score() -> None:

@@ -260,7 +260,7 @@ def test_the_first_pass_alone(first: int, values: str) -> None:
     held = list(arguments(cache)["attend"])
     held[-2] = first
     output, lse, weights, reference, resident_weights, resident_reference = torch.ops.certkv.attend(*held)
-    ws = plan_workspace(BATCH, KV_HEADS * GROUP, HEAD_DIM, BLOCK, cache.max_blocks, 3)
+    ws = plan_workspace(BATCH, KV_HEADS * GROUP, KV_HEADS, HEAD_DIM, BLOCK, cache.max_blocks, 3)
     coded = Coded(cache.pool, cache.pages.table, cache.lengths, cache.anchor, values, first)
     attend(q, coded, cache.resident, 0.25, ws)
     merge_twin(ws)

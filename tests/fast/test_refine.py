@@ -30,6 +30,8 @@ from certkv.fast.refine import (
 )
 from certkv.fast.workspace import Workspace, plan_workspace
 
+from .heads import of_heads
+
 KV_HEADS, GROUP, BLOCK, SCALE = 2, 3, 8, 0.21
 INTERPRETED = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
@@ -59,7 +61,7 @@ class Case:
         cache, heads = self.cache, KV_HEADS * GROUP
         self.q = torch.randn(2, heads, head_dim, generator=made).to(dtype)
         self.coded = Coded(cache.pool, cache.pages.table, cache.lengths, cache.anchor, values, pinned, keys)
-        self.ws: Workspace = plan_workspace(2, heads, head_dim, BLOCK, cache.max_blocks, 2)
+        self.ws: Workspace = plan_workspace(2, heads, KV_HEADS, head_dim, BLOCK, cache.max_blocks, 2)
         attend(self.q, self.coded, cache.resident, SCALE, self.ws)
         merge(self.ws)
         self.largest, self.lost = torch.full_like(self.ws.l, torch.nan), torch.zeros(*self.ws.l.shape, 3)
@@ -79,6 +81,14 @@ class Case:
         drawn[~self.coded.valid()[:, :, 0].expand(shape)] = 0
         self.choice.chosen.copy_(drawn)
         compact(self.choice)
+
+    @property
+    def weights(self) -> torch.Tensor:
+        return of_heads(self.ws.weights)
+
+    @property
+    def reference(self) -> torch.Tensor:
+        return of_heads(self.ws.reference)
 
     @property
     def state(self) -> State:
@@ -128,7 +138,7 @@ def anew(case: Case, s: int, h: int) -> tuple[torch.Tensor, torch.Tensor, torch.
     for b in range(case.coded.first, blocks):
         original = bool(ws.levels[s, h, b] & VALUES)
         v = cache.originals.values[s, kv, b].double() if original else coded[b]
-        parts.append((ws.weights[s, h, b].double() * torch.exp2(ws.reference[s, h, b].double() - m), v))
+        parts.append((case.weights[s, h, b].double() * torch.exp2(case.reference[s, h, b].double() - m), v))
     for slot, count in ((0, BLOCK * (blocks > 0) * case.coded.first), (1, tail)):
         if count:
             p = ws.resident_weights[s, h, slot, :count].double()
@@ -177,12 +187,12 @@ def test_a_corrected_state_is_that_of_its_weights(
     moved = 0.0
     for done in range(2):
         case.choose()
-        before, levels, weights = case.ws.output.clone(), case.ws.levels.clone(), case.ws.weights.clone()
+        before, levels, weights = case.ws.output.clone(), case.ws.levels.clone(), case.weights
         first = case.ws.l.clone()
         getattr(case, run)(partial if done == 0 else None)
         chosen = case.choice.chosen
         assert torch.equal(case.ws.levels, levels | chosen)
-        assert torch.equal(case.ws.weights[chosen & KEYS == 0], weights[chosen & KEYS == 0])
+        assert torch.equal(case.weights[chosen & KEYS == 0], weights[chosen & KEYS == 0])
         assert torch.equal(case.ws.output[(chosen == 0).all(-1)], before[(chosen == 0).all(-1)])
         assert not case.missing.any()
         assert (case.choice.action == REFINE).sum() > case.choice.action.numel() // 2
@@ -211,11 +221,11 @@ def test_promoted_keys_have_their_exact_weights(
     for s, h, b in (case.choice.chosen & KEYS).nonzero().tolist():
         k = case.cache.originals.keys[s, h // GROUP, b].double()
         bits = (case.q[s, h].double() @ k.T) * bits_per_score(SCALE)
-        exact = torch.exp2(bits - case.ws.reference[s, h, b].double())
+        exact = torch.exp2(bits - case.reference[s, h, b].double())
         size = (case.q[s, h].double().abs() @ k.abs().T) * bits_per_score(SCALE)
         # of a score: a rounding per product and sum, of its product with c and its difference; of exp2 and of P
         lost = 0.6931471805599453 * ((head_dim + 2) * 2.0**-24 * size + 2.0**-24 * 32) + 2.0**-22 + 2.0**-11
-        found = case.ws.weights[s, h, b].double()
+        found = case.weights[s, h, b].double()
         assert ((found - exact).abs() <= (torch.expm1(lost) * exact) + 2.0**-25).all()
 
 
@@ -225,10 +235,10 @@ def test_missing_originals_are_noticed_and_never_read(run: str) -> None:
     case.choose()
     lost = int(case.choice.chosen[0, :GROUP].any(0).nonzero()[0])
     case.cache.originals.lose(0, 0, lost)
-    before = case.ws.weights[0, :GROUP, lost].clone()
+    before = case.weights[0, :GROUP, lost]
     getattr(case, run)()
     assert case.missing.tolist() == [1, 0]
-    assert torch.equal(case.ws.weights[0, :GROUP, lost], before)
+    assert torch.equal(case.weights[0, :GROUP, lost], before)
     assert torch.isfinite(case.ws.output).all()
 
 
@@ -244,17 +254,17 @@ def test_a_block_that_outgrows_its_reference_has_another(
     query = case.q[0, h].double()
     case.cache.originals.keys[0, 0, b, 2] = (query * (40.0 / bits_per_score(SCALE) / query.square().sum())).to(dtype)
     bits = (case.q[0, h].double() @ case.cache.originals.keys[0, 0, b].double().T) * bits_per_score(SCALE)
-    assert bits.max() - case.ws.reference[0, h, b] > 16.0  # fp16 ends here
-    before = case.ws.reference.clone()
+    assert bits.max() - case.reference[0, h, b] > 16.0  # fp16 ends here
+    before = case.reference
     case.choice.chosen[0, h, b] = KEYS
     compact(case.choice)
     getattr(case, run)()
     # one rounding of a score per product and sum, one of its product with c and of the difference
-    assert abs(case.ws.reference[0, h, b] - (bits.max() - 14.0)) <= (head_dim + 3) * 2.0**-24 * bits.abs().max()
-    assert case.ws.weights[0, h, b].max() == 2.0**14
-    assert torch.isfinite(case.ws.weights[0, h, b]).all()
-    before[0, h, b] = case.ws.reference[0, h, b]
-    assert torch.equal(case.ws.reference.nan_to_num(7.0), before.nan_to_num(7.0))
+    assert abs(case.reference[0, h, b] - (bits.max() - 14.0)) <= (head_dim + 3) * 2.0**-24 * bits.abs().max()
+    assert case.weights[0, h, b].max() == 2.0**14
+    assert torch.isfinite(case.weights[0, h, b]).all()
+    before[0, h, b] = case.reference[0, h, b]
+    assert torch.equal(case.reference.nan_to_num(7.0), before.nan_to_num(7.0))
     assert case.choice.action[0, h] == REFINE
     total, output, largest = anew(case, 0, h)
     assert case.ws.l[0, h] == pytest.approx(float(total), rel=1e-5)
@@ -308,7 +318,7 @@ def test_what_a_round_moves_is_counted(run: str, keys: str) -> None:
     notes = case.cache.pool.value_notes
     for _ in range(2):
         case.choose()
-        seen = (case.ws.weights.double(), case.ws.reference.double(), case.ws.levels.clone(), case.lost.clone())
+        seen = (case.weights.double(), case.reference.double(), case.ws.levels.clone(), case.lost.clone())
         getattr(case, run)()
         for s, h in (case.choice.action == REFINE).nonzero().tolist():
             of_l = of_o = 0.0
@@ -317,9 +327,7 @@ def test_what_a_round_moves_is_counted(run: str, keys: str) -> None:
                 norms = notes[page, h // GROUP, [module.DECODED, module.ORIGINAL_NORM]].double()
                 m = case.ws.m[s, h].double()
                 out = float(seen[0][s, h, b].sum() * torch.exp2(seen[1][s, h, b] - m))
-                into = float(
-                    case.ws.weights[s, h, b].double().sum() * torch.exp2(case.ws.reference[s, h, b].double() - m)
-                )
+                into = float(case.weights[s, h, b].double().sum() * torch.exp2(case.reference[s, h, b].double() - m))
                 was, now = (int(x[s, h, b] & VALUES != 0) for x in (seen[2], case.ws.levels))
                 of_l += (out + into) / 2 * int(case.choice.chosen[s, h, b] & KEYS != 0)
                 of_o += float(out * norms[was] + into * norms[now]) / 2

@@ -14,6 +14,7 @@ from certkv.fast.rounding import rounding
 from certkv.fast.split_terms import ANY_LOST, ANY_UP
 
 from .attend_scene import judge, scene
+from .heads import of_heads
 
 CASES = [
     ("oscar", "oscar"),
@@ -53,7 +54,7 @@ def test_statistics(q_heads: int) -> None:
     attend.launch(s.q, s.coded, s.cache.resident, s.scale, out, costs)
     for sequence, tokens in enumerate(s.cache.tokens):
         n = tokens // 64
-        p, found = out.weights[sequence, :, :n].double(), out.statistics[sequence, :, :n].double()
+        p, found = (of_heads(x)[sequence, :, :n].double() for x in (out.weights, out.statistics))
         # 64 terms, one rounding each for the square and for the sum
         for i, exact in enumerate((p.sum(-1), p.square().sum(-1))):
             assert ((found[..., i] - exact).abs() <= 65 * 2.0**-24 * exact).all()

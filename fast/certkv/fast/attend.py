@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from certkv.fast.arithmetic import signed_constant
-from certkv.fast.coded import Coded, grouped
+from certkv.fast.coded import Coded, by_head, grouped
 from certkv.fast.formats.packing import unpack_plane
 from certkv.fast.formats.rotation import rotate_fp32
 from certkv.fast.resident import FIRST, TAIL, Resident
@@ -78,7 +78,7 @@ def attend_twin(
     query = grouped(q.to(torch.float32), heads) * sign
     turned, units = coded_query(query, grouped(query_power(q), heads), constant, coded)
     parts = {name: grouped(getattr(out, name), heads) for name in ("part_m", "part_l", "part_o")}
-    weights, reference = grouped(out.weights, heads), grouped(out.reference, heads)
+    weights, reference, statistics = (by_head(x) for x in (out.weights, out.reference, out.statistics))
     slots, references = grouped(out.resident_weights, heads), grouped(out.resident_reference, heads)
     for s, tokens in enumerate(coded.lengths.tolist()):
         blocks = max(0, tokens // block - coded.first)
@@ -102,11 +102,10 @@ def attend_twin(
                 references[s, :, :, slot] = m
         store_split(parts, s, out.splits, m, state)
         if rounding is not None:
-            seen = grouped(out.statistics, heads)[s]
-            chosen = slice(coded.first, coded.first + blocks)
+            seen, chosen = statistics[s], slice(coded.first, coded.first + blocks)
             seen[:, :, chosen, :3] = weight_statistics(weights[s, :, :, chosen])
             seen[:, :, chosen, 3] = scaled_squares(q[s].view(query[s].shape), coded, coded.page_table[s, chosen])
-            seen[:, :, -2:, 0] = weight_statistics(slots[s])[..., 0]
+            grouped(out.resident_sums, heads)[s] = weight_statistics(slots[s])[..., 0]
     if rounding is not None:
         split_terms(q, coded, scale, rounding, out)
 

@@ -16,7 +16,7 @@ import torch
 
 from certkv.fast import log_codes
 from certkv.fast.charges import LARGEST_SIZE, Charges
-from certkv.fast.coded import Coded, grouped
+from certkv.fast.coded import Coded, by_head, grouped
 from certkv.fast.finer_errors import FinerErrors
 from certkv.fast.formats.rotation import rotate_fp32
 from certkv.fast.levels import at, used
@@ -44,9 +44,9 @@ class Pass(NamedTuple):
 
     Attributes
     ----------
-    weights : float16 [batch, Hq, max_blocks, B]
+    weights : float16 [batch, H, max_blocks, G, B]
         P, the executed weight relative to ``reference``.
-    reference : float32 [batch, Hq, max_blocks]
+    reference : float32 [batch, H, max_blocks, G]
         In bits.
     m : float32 [batch, Hq]
         M, in bits.
@@ -197,7 +197,7 @@ def certify(
         Where formats have levels above their base; without it there are none.
     """
     kv_heads, block = coded.anchor.shape[1], coded.block
-    weights, reference, levels = (grouped(x, kv_heads) for x in (seen.weights, seen.reference, seen.levels))
+    weights, reference, levels = by_head(seen.weights), by_head(seen.reference), grouped(seen.levels, kv_heads)
     m, denominator, c = (grouped(x, kv_heads) for x in (seen.m, seen.l, seen.output))
     notes = not_negative(coded.gather(coded.pool.value_notes).to(torch.float32))[:, :, None]
     residual, norm, anchored, decoded, residual_operator, anchored_operator, mean = notes.unbind(-1)

@@ -123,6 +123,11 @@ def grouped(x: torch.Tensor, kv_heads: int) -> torch.Tensor:
     return x.view(x.shape[0], kv_heads, x.shape[1] // kv_heads, *x.shape[2:])
 
 
+def by_head(x: torch.Tensor) -> torch.Tensor:
+    """View head by head what lies block by block, [batch, H, blocks, G, ...] -> [batch, H, G, blocks, ...]."""
+    return x.transpose(2, 3)
+
+
 def half_channels(key_bits: int, head_dim: int, block: int, dtype: torch.dtype) -> bool:
     """Whether keys of few bits are multiplied in binary16, and both halves of their channels are whole tiles."""
     return key_bits < 8 and head_dim == 128 and block in (64, 128) and dtype == torch.float16

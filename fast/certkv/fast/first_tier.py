@@ -180,7 +180,7 @@ def resident_parts(
 ) -> dict[str, torch.Tensor]:
     """Return what resident tokens add to sums and maxima, float32 [batch, H, G] each."""
     kv_heads = coded.anchor.shape[1]
-    total = grouped(ws.statistics, kv_heads)[..., -2:, 0]
+    total = grouped(ws.resident_sums, kv_heads)
     used, keys, mean, _ = (x[:, :, None].expand_as(total) for x in resident.norms.unbind(-1))
     reference, m = grouped(ws.resident_reference, kv_heads), grouped(ws.m, kv_heads)
     mass = not_negative(total * torch.exp2(reference - m[..., None]) * inverse[..., None])

@@ -286,7 +286,7 @@ def attend(
     anchor = q.new_empty((batch, kv_heads, head_dim), dtype=torch.float32)  # attend wants its shape, and no more
     coded = Coded(pool, page_table, lengths, anchor, values, first)
     resident = Resident(resident_keys, resident_values, nothing)
-    ws = plan_workspace(batch, heads, head_dim, block, page_table.shape[1], splits, q.device)
+    ws = plan_workspace(batch, heads, kv_heads, head_dim, block, page_table.shape[1], splits, q.device)
     ws.reference.fill_(-torch.inf)
     first_pass(q.contiguous(), coded, resident, scale, ws)
     merge(ws)
@@ -311,13 +311,14 @@ def _(
     first: int,
     splits: int,
 ) -> tuple[torch.Tensor, ...]:
-    (batch, heads, _), block, max_blocks = q.shape, key_codes.shape[2], page_table.shape[1]
+    (batch, heads, _), (_, kv_heads, block, _) = q.shape, key_codes.shape
 
-    def made(dtype: torch.dtype, *more: int) -> torch.Tensor:
-        return q.new_empty((batch, heads, *more), dtype=dtype)
+    def floats(*shape: int) -> torch.Tensor:
+        return q.new_empty(shape, dtype=torch.float32)
 
-    weights = ((made(torch.float16, n, block), made(torch.float32, n)) for n in (max_blocks, 2))
-    return (q.new_empty(q.shape, dtype=torch.float32), made(torch.float32), *(x for pair in weights for x in pair))
+    held = (batch, kv_heads, page_table.shape[1], heads // kv_heads), (batch, heads, 2)
+    weights = ((q.new_empty((*shape, block), dtype=torch.float16), floats(*shape)) for shape in held)
+    return (floats(*q.shape), floats(batch, heads), *(x for pair in weights for x in pair))
 
 
 def _check_attend(

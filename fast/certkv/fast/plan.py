@@ -88,7 +88,7 @@ class Plan(Handled):
         )
         self.splits = splits_of(cache) if splits is None else splits
         self.rounding = rounding(model, cache, self.splits, self.rounds, out_dtype)
-        self.ws = plan_workspace(batch, q_heads, head_dim, cache.block, max_blocks, self.splits, device)
+        self.ws = plan_workspace(batch, q_heads, cache.kv_heads, head_dim, cache.block, max_blocks, self.splits, device)
 
         self.parts = Parts.empty(cache, q_heads, isinstance(policy, PaperPolicy))
         price = 1.0 if cache.planes.place == "host" else DEVICE_COST

@@ -46,7 +46,7 @@ import torch
 from certkv.fast.certify import PARTIAL, distance_ub, not_negative
 from certkv.fast.charges import Charges
 from certkv.fast.choose import EXACT_HEAD, KEYS, REFINE, VALUES, Choice
-from certkv.fast.coded import Coded, grouped
+from certkv.fast.coded import Coded, by_head, grouped
 from certkv.fast.decoded import stored_keys
 from certkv.fast.formats import Encoded
 from certkv.fast.formats.planar import Planar
@@ -124,9 +124,9 @@ class State(NamedTuple):
 
     Attributes
     ----------
-    weights : float16 [batch, Hq, max_blocks, B]
+    weights : float16 [batch, H, max_blocks, G, B]
         P.
-    reference : float32 [batch, Hq, max_blocks]
+    reference : float32 [batch, H, max_blocks, G]
         r, in bits: ``P = 2^(c q.k - r)``.
     levels : uint8 [batch, Hq, max_blocks]
     m, l : float32 [batch, Hq]
@@ -320,8 +320,8 @@ def refine_twin(
         state.lost.copy_(torch.where(active[..., None], lost, state.lost))
         state.largest.copy_(torch.where(active, largest, state.largest))
     kv_heads, counts = coded.anchor.shape[1], coded.finer if finer else (0, 0)
-    chosen, reference, m = (grouped(x, kv_heads) for x in (choice.chosen, state.reference, state.m))
-    weights, levels = grouped(state.weights, kv_heads), grouped(state.levels, kv_heads)
+    chosen, levels, m = (grouped(x, kv_heads) for x in (choice.chosen, state.levels, state.m))
+    weights, reference = by_head(state.weights), by_head(state.reference)
     queries = grouped(q, kv_heads).to(torch.float64)
     change_l = torch.zeros(m.shape, dtype=torch.float64, device=q.device)
     change_o = torch.zeros((*m.shape, q.shape[-1]), dtype=torch.float64, device=q.device)

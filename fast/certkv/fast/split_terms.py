@@ -27,7 +27,7 @@ import torch
 
 from certkv.fast.certify import chunked, group_factor, not_negative
 from certkv.fast.charges import LARGEST_OPERAND, LARGEST_SIZE, ScoreCharge
-from certkv.fast.coded import Coded, grouped
+from certkv.fast.coded import Coded, by_head, grouped
 from certkv.fast.outward_fp32 import SIXTH, above, exp_ub, inflate, known, root_of_squares
 from certkv.fast.scaled_query import query_power
 from certkv.fast.spectral import Errors
@@ -112,7 +112,7 @@ def split_terms(q: torch.Tensor, coded: Coded, scale: float, rounding: Rounding,
     norm_q, largest_q = (grouped(x, kv_heads)[..., None] for x in query_numbers(out, head_dim, power))
     norm_q = torch.where(largest_q <= LARGEST_OPERAND, norm_q, torch.inf)
 
-    total, squares, top, steps = (x[..., :-2] for x in grouped(out.statistics, kv_heads).unbind(-1))
+    total, squares, top, steps = by_head(out.statistics).unbind(-1)
     pool = coded.pool
     keys = not_negative(coded.gather(pool.key_notes).to(torch.float32))[:, :, None]
     relative, operator = keys[..., 1], keys[..., 2]
@@ -137,7 +137,7 @@ def split_terms(q: torch.Tensor, coded: Coded, scale: float, rounding: Rounding,
     of_blocks = (about, of, values, total * mean, total * used, delta, used, anchored, residual)
     names = (name for name in COLUMNS[:TERMS] if name != "l")
     terms = {COLUMNS.index(name): x.expand_as(delta) for name, x in zip(names, of_blocks, strict=True)}
-    reference, m = grouped(out.reference, kv_heads), grouped(out.part_m, kv_heads)
+    reference, m = by_head(out.reference), grouped(out.part_m, kv_heads)
     for s, tokens in enumerate(coded.lengths.tolist()):
         blocks = max(0, tokens // block - coded.first)
         for split in range(splits):

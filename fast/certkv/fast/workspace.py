@@ -20,7 +20,7 @@ PART_TERMS = 16
 
 @dataclass(frozen=True, eq=False)
 class Workspace:
-    """Executed weights, partial and merged softmax states; Hq query heads, S splits of the coded blocks.
+    """Executed weights, partial and merged softmax states; H KV heads of G query heads each, Hq in all, S splits.
 
     A weight is ``P = fp16(2**(x - reference))``, x the token's score in bits: exactly what multiplied the value codes
     and went into l. References are in bits, and BIAS below the running maximum of their block. A state ``(m, l, o)``
@@ -28,18 +28,21 @@ class Workspace:
 
     Attributes
     ----------
-    weights : float16 [batch, Hq, max_blocks, B]
-        Blocks that a pass does not cover (beyond the length, or pinned) are left as they were.
-    reference : float32 [batch, Hq, max_blocks]
+    weights : float16 [batch, H, max_blocks, G, B]
+        Blocks that a pass does not cover (beyond the length, or pinned) are left as they were. The heads of a group lie
+        side by side, here and in what else is kept of every block, so that a program of attend, which has a group,
+        writes whole lines one behind the other: `certkv.fast.coded.by_head` is the other view.
+    reference : float32 [batch, H, max_blocks, G]
     resident_weights : float16 [batch, Hq, 2, B]
         0 for tokens that are not there.
     resident_reference : float32 [batch, Hq, 2]
         -inf for a slot without tokens.
-    statistics : float32 [batch, Hq, max_blocks + 2, 4]
+    resident_sums : float32 [batch, Hq, 2]
+        Sum of P of a slot, for the first tier.
+    statistics : float32 [batch, H, max_blocks, G, 4]
         Of every block: the sum of P, the sum of its squares, P of a token with the largest score; the square of
         ``||s q'||``, s its key steps and q' the query times the power of two of `scaled_query`. Read by the programs of
-        a pass that have written them, and by nobody else. The last two are the slots of resident tokens, for the first
-        tier: the sum of P; the rest is not written.
+        a pass that have written them, and by nobody else.
     part_m, part_l : float32 [batch, Hq, S + 1]
         The last split is the resident tokens.
     part_o : float32 [batch, Hq, S + 1, d]
@@ -64,6 +67,7 @@ class Workspace:
     reference: torch.Tensor
     resident_weights: torch.Tensor
     resident_reference: torch.Tensor
+    resident_sums: torch.Tensor
     statistics: torch.Tensor
     part_m: torch.Tensor
     part_l: torch.Tensor
@@ -91,6 +95,7 @@ class Workspace:
 def plan_workspace(
     batch: int,
     q_heads: int,
+    kv_heads: int,
     head_dim: int,
     block: int,
     max_blocks: int,
@@ -102,11 +107,12 @@ def plan_workspace(
     Raises
     ------
     SettingError
-        A size below 1.
+        A size below 1, or query heads that do not share the KV heads evenly.
     """
     sizes = {
         "batch": batch,
         "q_heads": q_heads,
+        "kv_heads": kv_heads,
         "head_dim": head_dim,
         "block": block,
         "max_blocks": max_blocks,
@@ -115,23 +121,26 @@ def plan_workspace(
     wrong = [f"{name} is {size}" for name, size in sizes.items() if size < 1]
     if wrong:
         raise SettingError(f"{', '.join(wrong)}; give at least 1")
-    heads = (batch, q_heads)
+    if q_heads % kv_heads:
+        raise SettingError(f"{q_heads} query heads do not share {kv_heads} KV heads; give a multiple of the KV heads")
+    heads, blocks = (batch, q_heads), (batch, kv_heads, max_blocks, q_heads // kv_heads)
 
-    def floats(*shape: int) -> torch.Tensor:
-        return torch.full((*heads, *shape), float("nan"), dtype=torch.float32, device=device)
+    def floats(*shape: int, of: tuple[int, ...] = heads) -> torch.Tensor:
+        return torch.full((*of, *shape), float("nan"), dtype=torch.float32, device=device)
 
-    def weights(slots: int) -> torch.Tensor:
-        return torch.zeros((*heads, slots, block), dtype=torch.float16, device=device)
+    def weights(*shape: int) -> torch.Tensor:
+        return torch.zeros((*shape, block), dtype=torch.float16, device=device)
 
     def bytes_(*shape: int) -> torch.Tensor:
         return torch.zeros((*heads, *shape), dtype=torch.uint8, device=device)
 
     return Workspace(
-        weights=weights(max_blocks),
-        reference=floats(max_blocks),
-        resident_weights=weights(2),
+        weights=weights(*blocks),
+        reference=floats(of=blocks),
+        resident_weights=weights(*heads, 2),
         resident_reference=floats(2),
-        statistics=floats(max_blocks + 2, STATISTICS),
+        resident_sums=floats(2),
+        statistics=floats(STATISTICS, of=blocks),
         part_m=floats(splits + 1),
         part_l=floats(splits + 1),
         part_o=floats(splits + 1, head_dim),

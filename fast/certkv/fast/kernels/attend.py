@@ -77,6 +77,7 @@ def attend_kernel(
     reference,
     resident_weights,
     resident_reference,
+    resident_sums,
     part_m,
     part_l,
     part_o,
@@ -180,8 +181,7 @@ def attend_kernel(
             tl.store(resident_weights + at[None, :] * B + i[:, None], p, mask=(g < G)[None, :] & (i < B)[:, None])
             tl.store(resident_reference + at, ref, mask=g < G)
             if STATISTICS:
-                to = statistics + ((row * G + g) * (max_blocks + 2) + max_blocks + slot) * 4
-                tl.store(to, total, mask=g < G)
+                tl.store(resident_sums + at, total, mask=g < G)
     else:
         coded = tl.maximum(blocks - PINNED, 0)
         # 32 bits hold the product: there are no more than 2^11 splits, and 2^20 blocks
@@ -225,12 +225,12 @@ def attend_kernel(
                     STATISTICS,
                     INTERPRET,
                 )
-                at = (row * G + g) * max_blocks + block
+                at = (row * max_blocks + block) * G + g
                 stored = (g < G)[None, :] & there[:, None]
                 tl.store(weights + at[None, :] * B + token[:, None], p, mask=stored)
                 tl.store(reference + at, m, mask=g < G)
                 if STATISTICS:
-                    store_four(statistics + ((row * G + g) * (max_blocks + 2) + block) * 4, seen, g < G)
+                    store_four(statistics + at * 4, seen, g < G)
     if EARLY:
         # not before: programs of the first tier would take the places of those that end early, and be slow there
         gdc_launch_dependents()
@@ -287,6 +287,7 @@ def launch(
         out.reference,
         out.resident_weights,
         out.resident_reference,
+        out.resident_sums,
         out.part_m,
         out.part_l,
         out.part_o,

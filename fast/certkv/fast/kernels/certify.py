@@ -206,9 +206,10 @@ def certify_kernel(
                 level = tl.load(levels + to, mask=valid, other=0).to(tl.int32)
                 coded_keys, coded_values = (level & 1) == 0, (level & 2) == 0
 
-                shared = tl.load(reference + to, mask=valid, other=0.0)
+                executed = (kv.to(tl.int64) * max_blocks + block) * G + g
+                shared = tl.load(reference + executed, mask=valid, other=0.0)
                 factor = share_factor(shared, tl.load(maxima + row), tl.load(denominators + row))
-                p = tl.load(weights + to[:, None] * B + column, mask=tokens, other=0.0).to(tl.float32)
+                p = tl.load(weights + executed[:, None] * B + column, mask=tokens, other=0.0).to(tl.float32)
                 a = tl.where(tokens, not_negative(p * factor[:, None]), 0.0)
                 mass = tl.sum(a, 1)
                 a = tl.where(tokens, a * share_up + share_lost, 0.0)

@@ -92,14 +92,14 @@ def put(to, x):
     tl.store(to + tl.zeros([HELD], tl.int32), x, mask=tl.arange(0, HELD) == 0)
 
 
-@triton.jit(do_not_specialize=["max_blocks"])
+@triton.jit
 def first_tier_kernel(
     part_m,
     part_l,
     part_o,
     part_terms,
     resident_reference,
-    statistics,
+    resident_sums,
     lengths,
     anchor,
     resident_norms,
@@ -145,7 +145,6 @@ def first_tier_kernel(
     cast_relative,
     cast_absolute,
     share,
-    max_blocks,
     H: tl.constexpr,
     G: tl.constexpr,
     B: tl.constexpr,
@@ -195,9 +194,8 @@ def first_tier_kernel(
     own = load_maxima(part_m, states, 0, SPLITS, K, KP)
     # the resident tokens' state is the last one
     last_m = tl.load(part_m + states + SPLITS)
-    to_slot = statistics + (row * (max_blocks + 2) + max_blocks) * 4
     slot_shared = tl.load(resident_reference + row * 2 + slot)
-    slot_total = tl.load(to_slot + slot * 4)
+    slot_total = tl.load(resident_sums + row * 2 + slot)
     squared = tl.load(part_terms + row * SPLITS * HELD + SQUARES)
     largest_q = tl.load(part_terms + row * SPLITS * HELD + PEAK)
     last_l = tl.load(part_l + states + SPLITS)
@@ -331,7 +329,7 @@ def work(
     ``waits``: whether the kernel waits for the one ahead, and says that another may start.
     """
     (batch, heads, head_dim), charges = q.shape, rounding.first
-    kv_heads, max_blocks = coded.anchor.shape[1], coded.page_table.shape[1]
+    kv_heads = coded.anchor.shape[1]
     bfloat16, out_bfloat16 = (x.dtype == torch.bfloat16 for x in (q, out.output))
     made = out.certificate
     each = per_warp(ws.splits, head_dim)
@@ -344,7 +342,7 @@ def work(
             ws.part_o,
             ws.part_terms,
             ws.resident_reference,
-            ws.statistics,
+            ws.resident_sums,
             coded.lengths,
             coded.anchor,
             resident.norms,
@@ -386,7 +384,6 @@ def work(
             charges.cast_relative,
             charges.cast_absolute,
             tolerance / (1.0 + tolerance) if unit == "output" else tolerance,
-            max_blocks,
         ),
         {
             "H": kv_heads,

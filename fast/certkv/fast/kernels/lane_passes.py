@@ -27,7 +27,7 @@ from certkv.fast.kernels.pass_state import store_four
 
 @triton.jit
 def executed_lanes(
-    scores, m, c, weights, reference, statistics, at, at_statistics, norm, G: tl.constexpr, BIAS: tl.constexpr,
+    scores, m, c, weights, reference, statistics, at, norm, G: tl.constexpr, BIAS: tl.constexpr,
     STATISTICS: tl.constexpr, INTERPRET: tl.constexpr
 ):  # fmt: skip
     """Store weights of a block, their reference and statistics, from scores of `lane_scores`; return the reference.
@@ -61,7 +61,7 @@ def executed_lanes(
         # the weight of a token with the largest score; another's may be a rounding of 2^ above it
         peak = tl.exp2(tl.fma(largest, c, -top)).to(tl.float16).to(tl.float32)
         found = (sum_of_rows(total), sum_of_rows(square), peak, norm)
-        store_four(statistics + at_statistics * 4, found, once)
+        store_four(statistics + at * 4, found, once)
     return top
 
 
@@ -74,7 +74,7 @@ def lane_key_pass(
     """First pass, with the query of `load_grouped_query`; return m [4]."""
     c, norm = per_lane(query[3]), per_lane(query[4])
     whole, part = lane_query(query[0], query[1], scratch, stride, G)
-    head = row * G + tl.arange(0, 32) % 4
+    head = tl.arange(0, 32) % 4
     m = tl.full([32], float("-inf"), tl.float32)
     for block in tl.range(first, last, num_stages=1):
         page = tl.load(pages + block).to(tl.int64)
@@ -84,8 +84,8 @@ def lane_key_pass(
             key_words(codes, place), steps, minima, norms, place, norm_row, whole, part, NORMS, INTERPRET
         )
         m = executed_lanes(
-            scores, m, c, weights, reference, statistics, head * max_blocks + block, head * (max_blocks + 2) + block,
-            norm, G, BIAS, STATISTICS, INTERPRET,
+            scores, m, c, weights, reference, statistics, (row * max_blocks + block) * G + head, norm, G, BIAS,
+            STATISTICS, INTERPRET,
         )  # fmt: skip
     return tl.max(tl.reshape(m, [8, 4]), 0)
 
@@ -104,13 +104,13 @@ def lane_value_pass(
     sums = tl.zeros([32], tl.float32)
     total = tl.zeros([32], tl.float32)
     # heads that are not there are copies of the last
-    head = (row * G + tl.minimum(lane % 4, G - 1)) * max_blocks
-    column = (row * G + tl.minimum(lane // 8, G - 1)) * max_blocks
+    head, column = tl.minimum(lane % 4, G - 1), tl.minimum(lane // 8, G - 1)
     for block in tl.range(first, last, num_stages=1):
         place = tl.load(pages + block).to(tl.int64) * H + row % H
-        factor = tl.exp2(tl.load(reference + head + block) - m)
+        at = (row * max_blocks + block) * G
+        factor = tl.exp2(tl.load(reference + at + head) - m)
         words = value_words(codes, place)
-        executed = words_of(weights) + (column + block) * 32
+        executed = words_of(weights) + (at + column) * 32
         o, sums, total = lane_values(
             words, steps, minima, norms + place * NOTES, place, executed, factor, o, sums, total, INTERPRET
         )

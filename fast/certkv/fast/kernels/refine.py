@@ -243,6 +243,7 @@ def refine_kernel(
                 tl.store(missing + sequence, 1)
             else:
                 at = row * max_blocks + block
+                executed = (kv * max_blocks + block) * G + g
                 mine = tl.load(chosen + at, mask=heads, other=0).to(tl.int32)
                 level = tl.load(levels + at, mask=heads, other=0).to(tl.int32)
                 new_keys, new_values = (mine & 1) != 0, ((mine & 2) != 0) & ((level & 2) == 0)
@@ -258,14 +259,14 @@ def refine_kernel(
                     scores_any = reads_keys | (key_count > 0)
                     fetched_planes += plane_bytes(key_count, B, D, KEY_PLANES) * planes_move
                     fetched_planes += plane_bytes(value_count, B, D, VALUE_PLANES) * planes_move
-                ref = tl.load(reference + at, mask=heads, other=0.0)
+                ref = tl.load(reference + executed, mask=heads, other=0.0)
                 ref_new = ref
                 which = kv * max_blocks + block
                 key_slot = tl.load(table + which * 2, mask=slots > 0, other=-1).to(tl.int64)
                 value_slot = tl.load(table + which * 2 + 1, mask=slots > 0, other=-1).to(tl.int64)
                 key_at = tl.where(key_slot >= 0, pool + key_slot * (B * D), keys + which * (B * D))
                 value_at = tl.where(value_slot >= 0, pool + value_slot * (B * D), values + which * (B * D))
-                p = tl.load(weights + at[:, None] * B + token[None, :], mask=both, other=0.0)
+                p = tl.load(weights + executed[:, None] * B + token[None, :], mask=both, other=0.0)
                 p_new = p
                 page = tl.load(page_table + sequence * max_blocks + block).to(tl.int64)
                 place = page * H + head
@@ -388,9 +389,9 @@ def refine_kernel(
                     joined = joined + (sum_o[part] + change,)  # type: ignore[assignment]  # noqa: RUF005
                 sum_o = joined
                 sum_turned = joined_turned
-                tl.store(weights + at[:, None] * B + token[None, :], p_new, mask=both & changed[:, None])
+                tl.store(weights + executed[:, None] * B + token[None, :], p_new, mask=both & changed[:, None])
                 tl.store(levels + at, then.to(tl.uint8), mask=heads & changed)
-                tl.store(reference + at, ref_new, mask=heads & new_keys)
+                tl.store(reference + executed, ref_new, mask=heads & new_keys)
         moved_here = fetched.to(tl.int64) * block_bytes + fetched_planes
         tl.atomic_add(moved + sequence, moved_here, mask=moved_here > 0, sem="relaxed")
         to = row * S + split

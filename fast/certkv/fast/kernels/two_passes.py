@@ -109,12 +109,11 @@ def two_passes(
             if i % 2 == 1:
                 scores = whole_scores(accs, offsets, n, GP, B, KEY_BITS, KEY_GROUP, NORMS, RT)
                 p, m, l, found = executed_weights(scores, token, there, m, l, c, GP, B, 4, RT, BIAS, STATISTICS)
-                at = (row * G + g) * max_blocks + block
+                at = (row * max_blocks + block) * G + g
                 tl.store(weights + at[None, :] * B + token[:, None], p, mask=inside)
                 tl.store(reference + at, m, mask=g < G)
                 if STATISTICS:
-                    to = statistics + ((row * G + g) * (max_blocks + 2) + block) * 4
-                    store_four(to, (found[0], found[1], found[2], packed[4]), g < G)
+                    store_four(statistics + at * 4, (found[0], found[1], found[2], packed[4]), g < G)
     else:
         for block in tl.range(first, last, num_stages=STAGES):
             page = tl.load(pages + block).to(tl.int64)
@@ -124,11 +123,11 @@ def two_passes(
                 key_codes, key_step, key_minimum, key_norm, place, norm_row, query, packed, c, m, l, G, GP, D, DP, B,
                 RP, NP, KEY_BITS, KEY_GROUP, NORMS, KEY_OFFSET, BFLOAT, BIAS, STATISTICS, INTERPRET,
             )  # fmt: skip
-            at = (row * G + g) * max_blocks + block
+            at = (row * max_blocks + block) * G + g
             tl.store(weights + at[None, :] * B + token[:, None], p, mask=inside)
             tl.store(reference + at, m, mask=g < G)
             if STATISTICS:
-                store_four(statistics + ((row * G + g) * (max_blocks + 2) + block) * 4, found, g < G)
+                store_four(statistics + at * 4, found, g < G)
     # what one thread of the program has stored another one reads
     tl.debug_barrier()
     l = tl.zeros([GP], tl.float32)
@@ -144,7 +143,7 @@ def two_passes(
             o = o + (tl.zeros([VC, GP], tl.float32),)
         for block in tl.range(first, last, num_stages=STAGES):
             place = tl.load(pages + block).to(tl.int64) * H + row % H
-            at = (row * G + g) * max_blocks + block
+            at = (row * max_blocks + block) * G + g
             p = tl.load(weights + at[None, :] * B + token[:, None], mask=inside, other=0)
             factor = tl.exp2(tl.load(reference + at, mask=g < G, other=0) - m)
             loaded = load_channel_values(value_codes, place, D, VC, B, RP, BITS)
@@ -165,7 +164,7 @@ def two_passes(
         sums = tl.zeros([16, GP], tl.float32)
         for block in tl.range(first, last, num_stages=STAGES):
             place = tl.load(pages + block).to(tl.int64) * H + row % H
-            at = (row * G + g) * max_blocks + block
+            at = (row * max_blocks + block) * G + g
             factor = tl.exp2(tl.load(reference + at, mask=g < G, other=0) - m)
             o, sums = grouped_block(
                 value_codes, value_step, value_minimum, value_norms + place * NOTES, place, weights, at * B, factor, o,
