@@ -31,7 +31,7 @@ def test_figures_are_those_of_a_real_cache_and_plan(policy: Policy, values: str)
     arguments = build_parser().parse_args(["memory", *OPTIONS, "--policy", policy.name, "--values", values])
     column = planned(arguments, 200)
     cache = TieredCache(2, 3, 40, 200, torch.bfloat16, values=values, block=16)
-    real = Plan(cache, 6, policy, 0.5, torch.bfloat16, splits=splits_on(cache, 132))
+    real = Plan(cache, 6, policy, 0.5, torch.bfloat16, multiprocessors=132)
     assert column.memory.rows == real.memory().rows
     assert column.memory.later == real.memory().later
     assert column.memory.dense == real.memory().dense == 2 * 200 * 3 * 40 * 2 * 2

@@ -110,7 +110,6 @@ def planned(arguments: argparse.Namespace, capacity: int) -> Column:
 
     from certkv import fast
     from certkv.fast.plan import Plan
-    from certkv.fast.splits import splits_on
 
     policies = {policy.name: policy for policy in (fast.Naive, fast.PaperPolicy, fast.Budget)}
     try:
@@ -129,8 +128,8 @@ def planned(arguments: argparse.Namespace, capacity: int) -> Column:
             )
             policy = policies[arguments.policy]()
             checked = fast.plan(cache, arguments.q_heads, policy)
-            splits = splits_on(cache, arguments.multiprocessors)
-            made = Plan(cache, checked.q_heads, policy, checked.scale, checked.out_dtype, splits=splits)
+            sizes = checked.q_heads, policy, checked.scale, checked.out_dtype
+            made = Plan(cache, *sizes, multiprocessors=arguments.multiprocessors)
             memory = made.memory()
     except fast.CertkvError as error:
         raise InputError(str(error)) from error

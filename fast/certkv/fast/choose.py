@@ -305,3 +305,8 @@ def compact(out: Choice) -> None:
     listed.scatter_(-1, place, blocks)
     out.work.copy_(listed[..., :-1])
     out.counts.copy_(wanted.sum(-1))
+
+
+def warps_for(max_blocks: int) -> int:
+    """Return how many warps of a kernel hold a number per block."""
+    return min(max((1 << (max_blocks - 1).bit_length()) // 256, 1), 16)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from certkv.fast.certify import Finer
-from certkv.fast.choose import Prices
+from certkv.fast.choose import Prices, warps_for
 from certkv.fast.coded import Coded
 from certkv.fast.finish import Flags, Result
 from certkv.fast.host import Originals
@@ -55,6 +55,8 @@ class Ladder(NamedTuple):
     check : Check
     flags : Flags
     moved : int64 [batch]
+    programs : int
+        That run at once; see `programs_on`.
     always : bool
         Whether to go through it whatever the first tier found.
     out : Result
@@ -79,6 +81,20 @@ class Ladder(NamedTuple):
     check: Check
     flags: Flags
     moved: torch.Tensor
+    programs: int
     always: bool
     out: Result
     levels: Levels | None = None
+
+
+def warps_of(max_blocks: int, group: int, head_dim: int) -> int:
+    """Return warps of a program, one number for all parts."""
+    return max(4 if group <= 4 and head_dim <= 128 else 8, warps_for(max_blocks) // 2)
+
+
+def programs_on(multiprocessors: int | None, warps: int) -> int:
+    """Return how many programs run at once: a multiprocessor's registers hold eight warps of 255.
+
+    Without a GPU it is one: the interpreter runs one after another, and compilers do not ask.
+    """
+    return 1 if multiprocessors is None else multiprocessors * max(1, 8 // warps)

@@ -49,8 +49,18 @@ class Parts(NamedTuple):
         return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors}.values())
 
     @classmethod
-    def empty(cls, cache: TieredCache, q_heads: int, selects: bool) -> Parts:
-        """Allocate; floats are NaN. ``selects``: whether the policy selects blocks by their masses."""
+    def empty(cls, cache: TieredCache, q_heads: int, selects: bool, programs: int) -> Parts:
+        """Allocate; floats are NaN.
+
+        Parameters
+        ----------
+        cache : TieredCache
+        q_heads : int
+        selects : bool
+            Whether the policy selects blocks by their masses.
+        programs : int
+            How many bring blocks from the host at once.
+        """
         batch, device, max_blocks, head_dim = cache.batch, cache.device, cache.max_blocks, cache.head_dim
 
         def heads() -> torch.Tensor:
@@ -67,7 +77,9 @@ class Parts(NamedTuple):
             terms=Terms.empty(batch, q_heads, max_blocks, device),
             found=found,
             choice=choice,
-            corrections=Corrections.empty(batch, q_heads, head_dim, device, rotated),
+            corrections=Corrections.empty(
+                batch, q_heads, head_dim, device, rotated, (programs, cache.block * head_dim)
+            ),
             largest=heads(),
             lost=torch.full((batch, q_heads, 3), torch.nan, device=device),
             resident_mass=torch.full((batch, q_heads, 2), torch.nan, device=device),

@@ -26,7 +26,7 @@ from certkv.fast.finish import Flags
 from certkv.fast.formats.planar import Planar, base_of
 from certkv.fast.formats.registry import key_format, value_format
 from certkv.fast.handles import Handled
-from certkv.fast.ladder import Ladder, Levels
+from certkv.fast.ladder import Ladder, Levels, programs_on, warps_of
 from certkv.fast.memory import MemoryTable, Row, in_memory, measured_peak
 from certkv.fast.outward_fp32 import above, check_roundings
 from certkv.fast.parts import Parts
@@ -36,7 +36,7 @@ from certkv.fast.policies import MAX_ROUNDS, Budget, Naive, PaperPolicy, Policy
 from certkv.fast.refine import Check, FinerRead, State
 from certkv.fast.rounding import rounding
 from certkv.fast.rounds import in_parts
-from certkv.fast.splits import splits_of
+from certkv.fast.splits import multiprocessors_of, splits_of, splits_on
 from certkv.fast.step import Step
 from certkv.fast.totals import Unit
 from certkv.fast.verify import VERIFY, Verifier, Verify
@@ -69,6 +69,7 @@ class Plan(Handled):
         scale: float,
         out_dtype: torch.dtype,
         splits: int | None = None,
+        multiprocessors: int | None = None,
         implementation: tuple[Passes, Arithmetic] | None = None,
         verify: Verify = "off",
     ) -> None:
@@ -86,11 +87,16 @@ class Plan(Handled):
         self.coded = Coded(
             cache.pool, *tables, cache.anchor, values, min(pinned, max_blocks), keys, (planar[0], planar[1])
         )
-        self.splits = splits_of(cache) if splits is None else splits
+        if splits is None:
+            splits = splits_of(cache) if multiprocessors is None else splits_on(cache, multiprocessors)
+        self.splits = splits
+        found = multiprocessors_of(device) if multiprocessors is None else multiprocessors
+        self.programs = programs_on(found, warps_of(max_blocks, q_heads // cache.kv_heads, head_dim))
         self.rounding = rounding(model, cache, self.splits, self.rounds, out_dtype)
         self.ws = plan_workspace(batch, q_heads, cache.kv_heads, head_dim, cache.block, max_blocks, self.splits, device)
 
-        self.parts = Parts.empty(cache, q_heads, isinstance(policy, PaperPolicy))
+        brings = isinstance(policy, Budget) and cache.originals.place == "host"
+        self.parts = Parts.empty(cache, q_heads, isinstance(policy, PaperPolicy), self.programs if brings else 0)
         price = 1.0 if cache.planes.place == "host" else DEVICE_COST
         of_planes = [
             tuple(price * size / cache.originals.block_bytes for size in side) for side in cache.planes.block_bytes
@@ -236,6 +242,7 @@ class Plan(Handled):
             self._check(),
             flags,
             out.moved_bytes,
+            self.programs,
             # what is compared after a step is what its levels say was read: they must be this step's
             self.verifier is not None,
             out.result,

@@ -185,6 +185,8 @@ class Corrections(NamedTuple):
         Weights that were taken out and put in, and their products with norms of values.
     query : float32 [batch, Hq, d], or empty
         The rotated query, where keys are.
+    brought : int16 [programs, B d], or empty
+        An original block that a program has brought from the host, to read it from there.
     """
 
     l: torch.Tensor  # noqa: E741 (the softmax state's name)
@@ -192,6 +194,7 @@ class Corrections(NamedTuple):
     turned: torch.Tensor
     lost: torch.Tensor
     query: torch.Tensor
+    brought: torch.Tensor
 
     @classmethod
     def empty(
@@ -201,8 +204,9 @@ class Corrections(NamedTuple):
         head_dim: int,
         device: torch.device | str = "cpu",
         rotated: tuple[bool, bool] = (False, False),
+        brought: tuple[int, int] = (0, 0),
     ) -> Corrections:
-        """Allocate, for keys and values that are rotated or not; everything is NaN."""
+        """Allocate, for keys and values that are rotated or not; floats are NaN."""
         shape, keys, values = (batch, heads, SPLITS), *rotated
         return cls(
             torch.full(shape, torch.nan, device=device),
@@ -210,6 +214,7 @@ class Corrections(NamedTuple):
             torch.full((*shape, head_dim if values else 0), torch.nan, device=device),
             torch.full((*shape, 2), torch.nan, device=device),
             torch.full((batch, heads, head_dim if keys else 0), torch.nan, device=device),
+            torch.zeros(brought, dtype=torch.int16, device=device),
         )
 
 

@@ -25,11 +25,15 @@ STATES = 32
 """Splits of which a tile of the first tier has the terms; see `certkv.fast.kernels.first_tier`."""
 
 
+def multiprocessors_of(device: torch.device) -> int | None:
+    """Multiprocessors of a GPU; None of a CPU."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else None
+
+
 def splits_of(cache: TieredCache) -> int:
     """Programs per KV head of a sequence: as many as fill a GPU, and no more than there are blocks."""
-    if cache.device.type != "cuda":
-        return min(cache.max_blocks, TWIN_SPLITS)
-    return splits_on(cache, torch.cuda.get_device_properties(cache.device).multi_processor_count)
+    found = multiprocessors_of(cache.device)
+    return min(cache.max_blocks, TWIN_SPLITS) if found is None else splits_on(cache, found)
 
 
 def programs_per_multiprocessor(cache: TieredCache) -> int:

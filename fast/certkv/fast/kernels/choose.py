@@ -17,7 +17,7 @@ import triton.language as tl
 
 from certkv.fast.certify import Terms
 from certkv.fast.charges import Charges
-from certkv.fast.choose import ACCEPT, EXACT_HEAD, INFINITY_BITS, REFINE, Choice, Prices
+from certkv.fast.choose import ACCEPT, EXACT_HEAD, INFINITY_BITS, REFINE, Choice, Prices, warps_for
 from certkv.fast.kernels.certify import distance_ub
 from certkv.fast.kernels.outward_fp32 import DOWN, FACTOR, INFINITY, LOST, LOWERED, TINY, known, lowered
 from certkv.fast.kernels.work import Work, place_of
@@ -311,12 +311,6 @@ def compact_kernel(chosen, work, counts, max_blocks, G: tl.constexpr, N: tl.cons
     tl.store(work + kv * max_blocks + place, block, mask=wanted != 0)
     tl.store(work + kv * max_blocks + block, tl.full((N,), -1, tl.int32), mask=inside & (block >= count))
     tl.store(counts + kv, count)
-
-
-def warps_for(max_blocks: int) -> int:
-    """Return how many warps hold a number per block."""
-    warps: int = triton.next_power_of_2(max_blocks) // 256
-    return min(max(warps, 1), 16)
 
 
 def work(

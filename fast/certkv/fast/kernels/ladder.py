@@ -13,10 +13,8 @@ them one by one launch the same ones (`certkv.fast.plan`).
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import torch
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_wait
@@ -51,6 +49,7 @@ from certkv.fast.kernels.score_error import score_error_kernel
 from certkv.fast.kernels.scratch import fill_kernel, reserve_kernel
 from certkv.fast.kernels.settle import keep_lost_kernel, settle_kernel
 from certkv.fast.kernels.work import Work
+from certkv.fast.ladder import warps_of
 from certkv.fast.resident_terms import ResidentPass
 
 if TYPE_CHECKING:
@@ -213,19 +212,6 @@ def part(work: Work) -> tuple[Any, ...]:
     return work.grid, work.arguments, constants if interpreted else tuple(tl.constexpr(x) for x in constants)
 
 
-def warps_of(max_blocks: int, group: int, head_dim: int) -> int:
-    """Return warps of a program, one number for all parts."""
-    return max(4 if group <= 4 and head_dim <= 128 else 8, choose.warps_for(max_blocks) // 2)
-
-
-@cache
-def programs_of(device: torch.device, warps: int) -> int:
-    """Return how many programs run at once: a multiprocessor's registers hold eight warps of 255."""
-    if device.type != "cuda":
-        return 1  # the interpreter runs one after another, and compilers do not ask
-    return torch.cuda.get_device_properties(device).multi_processor_count * max(1, 8 // warps)
-
-
 def launch(given: Ladder) -> None:
     """Launch the kernel; see `certkv.fast.ladder.Ladder`."""
     q, coded, ws, parts = given.q, given.coded, given.ws, given.parts
@@ -285,8 +271,7 @@ def launch(given: Ladder) -> None:
         EXACT_HEAD,
     )
     (batch, heads, head_dim), kv_heads = q.shape, coded.anchor.shape[1]
-    warps = warps_of(ws.levels.shape[-1], heads // kv_heads, head_dim)
-    programs = programs_of(q.device, warps)
+    warps, programs = warps_of(ws.levels.shape[-1], heads // kv_heads, head_dim), given.programs
     begin = finish.work_begin(ws.levels, choice, given.flags, moved, False)
     more = (begin, begin)
     if levels is not None:
@@ -318,6 +303,7 @@ def launch(given: Ladder) -> None:
             given.check,
             parts.corrections,
             None if levels is None else levels.read,
+            brings=len(parts.corrections.brought) > 0,
         ),
         settle.work_settle(choice, state, parts.corrections, terms.partial, True),
         exact,

@@ -6,8 +6,10 @@
 `refine_kernel`: a KV head of all sequences', every SPLITS-th entry of its work list; all heads of the
 group at once, so that an original is read once; `certkv.fast.kernels.settle` joins what the programs summed. Originals
 are read from scratch where they are resident, else through the pointer they have, pinned or not; it is one kernel with
-scratch and without, so that both give the same bits. Everything is binary32, without fusion and without tensor cores:
-there is little to compute and much to wait for.
+scratch and without, so that both give the same bits. Programs of the ladder bring a block from the host in whole lines
+before they read it tile by tile (`bring`): a tile has rows of 32 bytes, of which the bus of an H200 carried 21 GB/s,
+where it carries 50. Everything is binary32, without fusion and without tensor cores: there is little to compute and
+much to wait for.
 
 Where formats have planes, a block may also go to one, or from it: the levels of a head's keys and values before and
 after are 0 for the base, 1 to n for the planes, n + 1 for the original (`certkv.fast.levels`).
@@ -105,6 +107,18 @@ def note(pointer):
 
 
 @triton.jit
+def bring(source, brought, SIZE: tl.constexpr, PADDED: tl.constexpr):
+    """Copy an original block to where this program of the ladder keeps one, and return where that is."""
+    to = brought + tl.program_id(0).to(tl.int64) * SIZE
+    element = tl.arange(0, PADDED)
+    # the program's other threads have read what is overwritten, and read what is written
+    tl.debug_barrier()
+    tl.store(to + element, tl.load(source + element, mask=element < SIZE, other=0), mask=element < SIZE)
+    tl.debug_barrier()
+    return to
+
+
+@triton.jit
 def moved_share(w, w_new, dw, was, now):
     """Return what a level's values are to be added with, [GP, BP], for heads that leave it, come to it, or stay."""
     left = tl.where(was[:, None], -w, 0.0)
@@ -151,6 +165,7 @@ def refine_kernel(
     change_turned,
     change_lost,
     turned_query,
+    brought,
     key_planes,
     value_planes,
     finer_value_notes,
@@ -177,6 +192,7 @@ def refine_kernel(
     DP: tl.constexpr,
     C: tl.constexpr,
     S: tl.constexpr,
+    BRINGS: tl.constexpr,
     BFLOAT: tl.constexpr,
     KEY_PLANES: tl.constexpr,
     KEY_CELLS: tl.constexpr,
@@ -278,6 +294,12 @@ def refine_kernel(
                         fetched += tl.where(reads_keys & (key_slot < 0), 1, 0)
                     else:
                         fetched += tl.where(key_slot < 0, 1, 0)
+                    if BRINGS:
+                        away = key_slot < 0
+                        if NK + NV > 0:
+                            away &= reads_keys
+                        if away:
+                            key_at = bring(key_at, brought, B * D, BP * DP)
                     x = tl.zeros((GP, BP), tl.float32)
                     near_x = tl.zeros((GP, BP), tl.float32)  # of every head, at its level
                     coded_x = tl.zeros((GP, BP), tl.float32)
@@ -347,6 +369,9 @@ def refine_kernel(
                 out, into = tl.sum(w, 1), tl.sum(w_new, 1)
                 moved_l += tl.where(new_keys, out + into, 0.0)
                 moved_o += out * norm_was + into * norm_now
+                if BRINGS:  # noqa: SIM102 (one of them is a constant)
+                    if wanted & (value_slot < 0):
+                        value_at = bring(value_at, brought, B * D, BP * DP)
                 joined = ()
                 joined_turned = ()
                 for part in tl.static_range((D + C - 1) // C):
@@ -421,8 +446,9 @@ def work_refine(
     check: Check,
     sums: Corrections,
     finer: FinerRead | None = None,
+    brings: bool = False,
 ) -> Work:
-    """Return what to launch to read and to correct."""
+    """Return what to launch to read and to correct; ``brings``: whether ``sums.brought`` has room for its programs."""
     pool, (batch, heads, head_dim) = coded.pool, q.shape
     kv_heads, group = coded.anchor.shape[1], heads // coded.anchor.shape[1]
     nothing = originals.present
@@ -474,6 +500,7 @@ def work_refine(
             sums.turned,
             sums.lost,
             sums.query,
+            sums.brought if brings else sums.query,
             *(or_nothing(side, nothing) for side in sides),
             (pool.value_notes if finer is None else pool.finer_value_notes).view(torch.int16),
             nothing if finer is None else finer.planes.present,
@@ -502,6 +529,7 @@ def work_refine(
             # every level of a tile is held at once; wider heads have twice the threads
             "C": CHANNELS // 2 if max(len(side) for side in sides) > 1 and head_dim <= 128 else CHANNELS,
             "S": SPLITS,
+            "BRINGS": brings,
             "BFLOAT": pool.value_step.dtype == torch.bfloat16,
             **levels,
         },
