@@ -29,12 +29,21 @@ import triton.language as tl
 from certkv.fast.choose import Choice
 from certkv.fast.coded import Coded
 from certkv.fast.host import Originals
+from certkv.fast.kernels.levels import (
+    KEY_SHIFT,
+    KEYS_MOVE,
+    VALUE_SHIFT,
+    VALUES_MOVE,
+    joined_levels,
+    level_of,
+    needed,
+    needed_planes,
+)
 from certkv.fast.kernels.outward_fp32 import load16, not_negative
 from certkv.fast.kernels.rotation import rotate
 from certkv.fast.kernels.settle import work_settle
 from certkv.fast.kernels.stored import key_levels, level_constants, or_nothing, plane_bytes, value_levels
 from certkv.fast.kernels.work import Work, place_of
-from certkv.fast.levels import KEY_CHANGE, MOST_PLANES, SHIFT, VALUE_CHANGE
 from certkv.fast.pool import FINER_VALUE_NOTES, VALUE_NOTES
 from certkv.fast.refine import (
     DECODED,
@@ -58,46 +67,6 @@ CHANNELS = 16
 HEADROOM = tl.constexpr(BIAS)
 NOTES, AT_NORM, AT_DECODED = (tl.constexpr(x) for x in (len(VALUE_NOTES), ORIGINAL_NORM, DECODED))
 FINER_NOTES, AT_FINER = tl.constexpr(len(FINER_VALUE_NOTES)), tl.constexpr(FINER_DECODED)
-KEY_SHIFT, VALUE_SHIFT = (tl.constexpr(x) for x in SHIFT)
-PLANES = tl.constexpr(MOST_PLANES)
-KEYS_MOVE, VALUES_MOVE = tl.constexpr(KEY_CHANGE), tl.constexpr(VALUE_CHANGE)
-
-
-@triton.jit
-def needed(mine, level):
-    """Whether original keys are read, and original values; twin: `certkv.fast.refine.needed`."""
-    values = (((mine & 2) != 0) & ((level & 2) == 0)) | (((mine & KEYS_MOVE) != 0) & ((level & 2) != 0))
-    return (mine & 5) != 0, values
-
-
-@triton.jit
-def planes_in(byte, AT: tl.constexpr):
-    """Return a number of planes; twin: `certkv.fast.levels.planes`."""
-    return (byte >> AT) & PLANES
-
-
-@triton.jit
-def level_of(byte, BIT: tl.constexpr, AT: tl.constexpr, COUNT: tl.constexpr):
-    """Level that is used: 0 for the base, up to COUNT for planes, one more for the original."""
-    return tl.where((byte & BIT) != 0, COUNT + 1, planes_in(byte, AT))
-
-
-@triton.jit
-def joined_levels(level, mine):
-    """Levels after a choice was read; twin: `certkv.fast.levels.raised`."""
-    keys = tl.maximum(planes_in(level, KEY_SHIFT), planes_in(mine, KEY_SHIFT))
-    values = tl.maximum(planes_in(level, VALUE_SHIFT), planes_in(mine, VALUE_SHIFT))
-    return ((level | mine) & 3) | (keys << KEY_SHIFT) | (values << VALUE_SHIFT)
-
-
-@triton.jit
-def needed_planes(mine, level):
-    """How many planes of keys are read, and of values; twin: `certkv.fast.refine.needed_planes`."""
-    after = joined_levels(level, mine)
-    keys = tl.where(((mine & KEYS_MOVE) != 0) & ((after & 1) == 0), planes_in(after, KEY_SHIFT), 0)
-    before = tl.where((level & 2) == 0, planes_in(level, VALUE_SHIFT), 0)
-    then = tl.where((after & 2) == 0, planes_in(after, VALUE_SHIFT), 0)
-    return keys, tl.where((mine & (KEYS_MOVE | VALUES_MOVE)) != 0, tl.maximum(before, then), 0)
 
 
 @triton.jit

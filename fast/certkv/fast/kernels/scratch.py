@@ -15,7 +15,7 @@ import triton.language as tl
 
 from certkv.fast.choose import Choice
 from certkv.fast.host import Originals
-from certkv.fast.kernels.refine import needed
+from certkv.fast.kernels.levels import needed
 from certkv.fast.kernels.work import Work, place_of
 from certkv.fast.scratch import Scratch, tile
 
