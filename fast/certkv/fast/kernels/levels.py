@@ -1,4 +1,4 @@
-"""Levels of precision in kernels: what a head has read of a block, and what a choice has it read; see `certkv.fast.levels`."""
+"""Levels of precision in kernels: what a head has read of a block, and is to read; see `certkv.fast.levels`."""
 
 from __future__ import annotations
 
