@@ -295,6 +295,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=200 if GPU else 3)
     parser.add_argument("--keys", help="format of keys for the check and the audit; default int8")
     parser.add_argument("--values", help="format of values for the check and the audit; default several")
+    parser.add_argument("--only", metavar="N,..", help="cases of the check, by their numbers from 0; default all")
     parser.add_argument("--scratch", type=int, default=256 << 20, help="bytes of scratch")
     args = parser.parse_args()
     torch.manual_seed(1)
@@ -321,7 +322,7 @@ def main() -> None:
                 ([1500], 2, 3, 96, 64, "int4-g32", f16, "oscar-head"),
                 ([3000], 8, 2, 256, 128, "kivi", f16, "oscar-g128"),
             ]
-        for setting in cases:
+        for setting in [cases[int(n)] for n in args.only.split(",")] if args.only else cases:
             case = Case(*setting)
             for policy in (Naive(), PaperPolicy(), Budget(0.05), Budget(0.01), Budget(0.02, "output"), Budget(0.0)):
                 check(case, policy, f"{setting}, {policy}")

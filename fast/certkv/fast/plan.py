@@ -57,6 +57,9 @@ class Plan(Handled):
     verifier : Verifier or None
         What compares checksums in every step; None where nothing does.
     splits : int
+        Programs of a pass per KV head of a sequence, but for the residents'.
+    programs : int
+        What runs the ladder at once.
     index : int64 []
         Number of the step, for the exploration draw of `PaperPolicy`; to be advanced by the caller.
     """
