@@ -44,11 +44,12 @@ def test_pieces(keys: str, values: str, halves: bool, monkeypatch: pytest.Monkey
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:triton.runtime.interpreter")
+@pytest.mark.parametrize("name", ["oscar", "oscar-4"])
 @pytest.mark.parametrize("q_heads", [3, 8])
-def test_statistics(q_heads: int) -> None:
+def test_statistics(q_heads: int, name: str) -> None:
     """Of every block that a pass covers: those of the weights that it stored, summed in any order in binary32."""
     heads = q_heads // 3
-    s = scene([150, 64], q_heads=q_heads, kv_heads=heads, head_dim=128, block=64, keys="oscar", values="oscar")
+    s = scene([150, 64], q_heads=q_heads, kv_heads=heads, head_dim=128, block=64, keys=name, values=name)
     out = s.workspace()
     costs = rounding(arithmetic.INTERPRETED, s.cache, s.splits, 0, torch.float32)
     attend.launch(s.q, s.coded, s.cache.resident, s.scale, out, costs)

@@ -33,7 +33,7 @@ from certkv.fast.parts import Parts
 from certkv.fast.passes import Passes, passes_for
 from certkv.fast.plan_checks import Listed, checked_scale, device_reasons
 from certkv.fast.policies import MAX_ROUNDS, Budget, Naive, PaperPolicy, Policy
-from certkv.fast.refine import Check, FinerRead, State
+from certkv.fast.refine import SPLITS, Check, FinerRead, State
 from certkv.fast.rounding import rounding
 from certkv.fast.rounds import in_parts
 from certkv.fast.splits import multiprocessors_of, splits_of, splits_on
@@ -98,8 +98,11 @@ class Plan(Handled):
         self.rounding = rounding(model, cache, self.splits, self.rounds, out_dtype)
         self.ws = plan_workspace(batch, q_heads, cache.kv_heads, head_dim, cache.block, max_blocks, self.splits, device)
 
+        # a program whose number is beyond the places of a round brings nothing
+        places = batch * cache.kv_heads * SPLITS
         brings = isinstance(policy, Budget) and cache.originals.place == "host"
-        self.parts = Parts.empty(cache, q_heads, isinstance(policy, PaperPolicy), self.programs if brings else 0)
+        readers = min(self.programs, places) if brings else 0
+        self.parts = Parts.empty(cache, q_heads, isinstance(policy, PaperPolicy), readers)
         price = 1.0 if cache.planes.place == "host" else DEVICE_COST
         of_planes = [
             tuple(price * size / cache.originals.block_bytes for size in side) for side in cache.planes.block_bytes
