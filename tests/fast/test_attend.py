@@ -12,10 +12,11 @@ import torch
 
 from certkv.fast import arithmetic
 from certkv.fast.attend import attend_twin
+from certkv.fast.errors import SettingError
 from certkv.fast.kernels.attend import launch
 from certkv.fast.kernels.merge import launch as launch_merge
 from certkv.fast.merge import merge_twin
-from certkv.fast.workspace import Workspace
+from certkv.fast.workspace import Workspace, plan_workspace
 
 from .attend_scene import Judged, Scene, all_weights, judge, scene
 
@@ -194,3 +195,12 @@ def test_a_query_that_is_not_finite_gives_no_number(with_pass: Any) -> None:
     assert out.output[0, 1].isnan().all()
     assert out.l[0, 1].isnan()
     assert out.output[0, 0].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [((6, 4), "6 query heads do not share 4 KV heads"), ((6, 0), "kv_heads is 0"), ((0, 2), "q_heads is 0")],
+)
+def test_a_workspace_of_no_shape_is_refused(heads: tuple[int, int], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        plan_workspace(1, *heads, 64, 16, 4, 2)

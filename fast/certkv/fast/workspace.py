@@ -30,7 +30,7 @@ class Workspace:
     ----------
     weights : float16 [batch, H, max_blocks, G, B]
         Blocks that a pass does not cover (beyond the length, or pinned) are left as they were. The heads of a group lie
-        side by side, here and in what else is kept of every block, so that a program of attend, which has a group,
+        side by side, here, in ``reference`` and in ``statistics``, so that a program of attend, which has a group,
         writes whole lines one behind the other: `certkv.fast.coded.by_head` is the other view.
     reference : float32 [batch, H, max_blocks, G]
     resident_weights : float16 [batch, Hq, 2, B]
